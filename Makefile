@@ -1,0 +1,30 @@
+# make demo · make test · make lint · make bench · make torture
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+demo: $(READY)  ## train a small SNAC on the shipped speech; a few minutes on two cores
+	$(BIN)/accelerate launch launch/train.py --preset demo
+
+test: $(READY) lint  ## linter, types and tests
+	$(BIN)/pytest
+
+lint: $(READY)  ## linter, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+torture: $(READY)  ## the long tests: storms and fuzzing
+	$(BIN)/pytest -m torture --timeout=3600
+
+bench: $(READY)  ## the step against the plain step
+	$(BIN)/python benchmarks/step_time.py
+
+# Made anew only when the dependencies change.
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $(READY)
+
+.PHONY: demo test lint torture bench

@@ -1,0 +1,6 @@
+"""`python -m snac_accel` is `snac-accel`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

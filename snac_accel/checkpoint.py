@@ -1,0 +1,178 @@
+"""Checkpoints: one folder for each saved step, complete or absent, with nothing in it that is ever unpickled.
+
+    step_00001000/
+        manifest.json                 format, step, world size, config hash; size and SHA-256 of every other file
+        config.json                   the resolved config
+        progress.json                 step and counters
+        generator.safetensors         weights, under the names of `snac.SNAC`
+        discriminator.NAME.safetensors
+        optimizer.NAME.safetensors    moments; `optimizer.NAME.json` holds the groups
+        schedule.NAME.json
+        codebook_usage.safetensors    counts and ages of all codes
+
+The folder is written under a temporary name, flushed, then renamed; older ones are removed only after that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from accelerate.utils import extract_model_from_parallel
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .errors import CheckpointError
+from .files import new_folder, sha256, sync_folder, write_bytes, write_json
+from .state import TrainState
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(
+    folder: Path,
+    state: TrainState,
+    *,
+    config: dict[str, Any],
+    config_hash: str,
+    world_size: int = 1,
+    global_batch_size: int = 0,
+    keep_last: int | None = None,
+) -> Path:
+    """Write `folder/step_N` for the state's step and remove all but the `keep_last` newest; call it on one rank only."""
+    target = folder / f"step_{state.step:08d}"
+    with new_folder(target) as draft:
+        _write_state(draft, state)
+        write_json(draft / "config.json", config)
+        facts = {"step": state.step, "config_hash": config_hash, "world_size": world_size, "global_batch_size": global_batch_size}
+        write_json(draft / MANIFEST, {"format": FORMAT, **facts, "files": _fingerprints(draft)})
+    if keep_last is not None:
+        for old in list_checkpoints(folder)[:-keep_last]:
+            shutil.rmtree(old)
+        sync_folder(folder)
+    return target
+
+
+def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
+    """Copy a checkpoint into `state`, in place; returns its manifest.
+
+    Raises CheckpointError, one line, if a file is missing, damaged, or holds another model's tensors.
+    """
+    manifest = verify_checkpoint(path)
+    for name, module in _modules(state).items():
+        _load_module(module, path / f"{name}.safetensors")
+    for name, optimizer in state.optimizers.items():
+        _load_optimizer(optimizer, path, name)
+        state.schedules[name].load_state_dict(_read_json(path / f"schedule.{name}.json"))
+    state.usage.load_state_dict(_read_tensors(path / "codebook_usage.safetensors"))
+    progress = _read_json(path / "progress.json")
+    state.step = int(progress["step"])
+    state.counters.update(progress["counters"])
+    return manifest
+
+
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the manifest after comparing every file's size and SHA-256 with it; raise CheckpointError naming the file."""
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {MANIFEST}")
+    manifest = _read_json(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has checkpoint format {manifest.get('format')}, this version reads {FORMAT}")
+    for name, facts in manifest["files"].items():
+        file = path / Path(name).name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing from the checkpoint")
+        if file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
+            raise CheckpointError(f"{file} is damaged: it is not the file that was saved")
+    return manifest
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest intact checkpoint below `folder`; damaged ones are passed over with a warning."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            verify_checkpoint(path)
+            return path
+        except CheckpointError as error:
+            log.warning("%s; falling back to the checkpoint before it", error)
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All complete-looking checkpoints below `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def _modules(state: TrainState) -> dict[str, nn.Module]:
+    plain = {f"discriminator.{name}": module for name, module in state.discriminators.items()}
+    plain["generator"] = state.generator
+    return {name: extract_model_from_parallel(module, keep_fp32_wrapper=True) for name, module in plain.items()}
+
+
+def _write_state(folder: Path, state: TrainState) -> None:
+    for name, module in _modules(state).items():
+        _write_tensors(folder / f"{name}.safetensors", module.state_dict())
+    for name, optimizer in state.optimizers.items():
+        saved = optimizer.state_dict()
+        _write_tensors(folder / f"optimizer.{name}.safetensors", _flatten(saved["state"]))
+        write_json(folder / f"optimizer.{name}.json", saved["param_groups"])
+        write_json(folder / f"schedule.{name}.json", _plain_schedule(state.schedules[name].state_dict()))
+    _write_tensors(folder / "codebook_usage.safetensors", state.usage.state_dict())
+    write_json(folder / "progress.json", state.progress())
+
+
+def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
+    return {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())}
+
+
+def _flatten(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
+
+
+def _plain_schedule(state: dict[str, Any]) -> dict[str, Any]:
+    """Without the schedule's function, which belongs to the config and not to the state."""
+    return {name: value for name, value in state.items() if name != "lr_lambdas"} | {"lr_lambdas": [None]}
+
+
+def _load_module(module: nn.Module, file: Path) -> None:
+    try:
+        module.load_state_dict(_read_tensors(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} belongs to another model: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _load_optimizer(optimizer: Optimizer, path: Path, name: str) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in _read_tensors(path / f"optimizer.{name}.safetensors").items():
+        index, field = key.split(".", 1)
+        entries.setdefault(int(index), {})[field] = tensor
+    groups = _read_json(path / f"optimizer.{name}.json")
+    try:
+        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    except ValueError as error:
+        raise CheckpointError(f"{path / f'optimizer.{name}.json'} belongs to another model: {error}") from error
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    write_bytes(path, safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,148 @@
+"""The whole configuration of a run: its sections, and the checks across them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
+
+from .adversaries import DiscriminatorSettings
+from .fields import Section, inconsistent
+from .model import ModelSettings
+from .sections import (
+    CheckpointSettings,
+    CodebookSettings,
+    DataSettings,
+    LossSettings,
+    OptimizerSettings,
+    PathSettings,
+    TrackingSettings,
+    TrainingSettings,
+    ValidationSettings,
+)
+
+_ROUNDING_WORTH_SAYING = 0.001  # seconds
+# Samples: the longest window of the spectral losses is 2048, and they reflect half of it at the ends.
+_SPECTRA_NEED = 1025
+
+
+class TrainingConfig(Section):
+    """Everything that decides a run: validated once, frozen, saved beside it."""
+
+    model: ModelSettings = Field(default=ModelSettings(), description="Arguments of snac.SNAC.")
+    training: TrainingSettings = Field(
+        default=TrainingSettings(), description="The optimisation; a step is one global batch."
+    )
+    data: DataSettings = Field(default=DataSettings(), description="The audio that is trained on.")
+    validation: ValidationSettings = Field(default=ValidationSettings(), description="The held-out clips.")
+    discriminators: DiscriminatorSettings = Field(
+        default=DiscriminatorSettings(), description="null switches one off."
+    )
+    losses: LossSettings = Field(default=LossSettings(), description="Weight of each loss; 0: logged only.")
+    optimizer: OptimizerSettings = Field(
+        default=OptimizerSettings(), description="AdamW, for generator and discriminators."
+    )
+    codebook: CodebookSettings = Field(
+        default=CodebookSettings(), description="Start of the codebooks, and dead codes."
+    )
+    checkpoint: CheckpointSettings = Field(
+        default=CheckpointSettings(), description="Checkpoints of the run."
+    )
+    tracking: TrackingSettings = Field(
+        default=TrackingSettings(), description="Where numbers, audio and pictures go."
+    )
+    paths: PathSettings = Field(default=PathSettings(), description="Folders of the run.")
+
+    @property
+    def segment_samples(self) -> int:
+        """Training window in samples: the whole number of padding quanta nearest to data.segment_length."""
+        quantum = self.model.facts.padding_quantum
+        return quantum * max(1, round(self.data.segment_length * self.model.sampling_rate / quantum))
+
+    @property
+    def segment_note(self) -> str | None:
+        """The sentence to show when rounding changed the window by more than a millisecond, else None."""
+        seconds = self.segment_samples / self.model.sampling_rate
+        if abs(seconds - self.data.segment_length) <= _ROUNDING_WORTH_SAYING:
+            return None
+        quantum = self.model.facts.padding_quantum
+        return (
+            f"data.segment_length = {self.data.segment_length:g} s is rounded to {seconds:g} s: "
+            f"{self.segment_samples} samples, a whole multiple of the {quantum} to which the model pads"
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        self._check_validation()
+        self._check_losses()
+        self._check_segment()
+        return self
+
+    def _check_segment(self) -> None:
+        needs = {"the spectral losses need": _SPECTRA_NEED}
+        needs |= {
+            f"discriminators.{name} needs": options.min_samples
+            for name, options in self.discriminators.chosen.items()
+        }
+        for who, samples in needs.items():
+            if self.segment_samples < samples:
+                problem = f"gives {self.segment_samples} samples; {who} at least {samples}"
+                raise inconsistent("data.segment_length", self.data.segment_length, problem)
+
+    def _check_validation(self) -> None:
+        data, held_out = self.data, self.validation
+        if not held_out.enabled:
+            return
+        if held_out.dataset_path is None and held_out.split is None:  # a share of the training source
+            if held_out.by == "speaker" and data.speaker_column is None:
+                raise inconsistent("validation.by", held_out.by, "should come with data.speaker_column")
+            if held_out.configuration is not None:
+                problem = "should come with validation.dataset_path or validation.split"
+                raise inconsistent("validation.configuration", held_out.configuration, problem)
+            return
+        trained_on = (data.dataset_path, data.configuration, data.split)
+        own = (held_out.dataset_path, held_out.configuration, held_out.split)
+        if trained_on == tuple(mine or theirs for mine, theirs in zip(own, trained_on, strict=True)):
+            setting = "split" if held_out.split is not None else "dataset_path"
+            problem = "is what is trained on; should be another split or source, or null for a held-out share"
+            raise inconsistent(f"validation.{setting}", getattr(held_out, setting), problem)
+
+    def _check_losses(self) -> None:
+        if not self.discriminators.chosen:
+            for name in ("adversarial", "feature_matching"):
+                weight = getattr(self.losses, name)
+                if weight:
+                    raise inconsistent(
+                        f"losses.{name}", weight, "should be 0 when all discriminators are null"
+                    )
+        terms = ("adversarial", "feature_matching", "multi_scale_mel", "mel", "stft")
+        if not any(getattr(self.losses, name) for name in terms):
+            problem = (
+                f"should be above 0, or another of {', '.join(terms)}: nothing would train the generator"
+            )
+            raise inconsistent("losses.multi_scale_mel", self.losses.multi_scale_mel, problem)
+
+
+def section_of(annotation: object) -> type[Section] | None:
+    """The class that an annotation `Section` or `Section | None` names; None for a plain setting."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def setting_fields(
+    section: type[Section] = TrainingConfig, prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted name of the schema with its field, sections and settings, in the order of the schema."""
+    for name, field in section.model_fields.items():
+        dotted = f"{prefix}{name}"
+        yield dotted, field
+        nested = section_of(field.annotation)
+        if nested is not None:
+            yield from setting_fields(nested, f"{dotted}.")
+
+
+SETTINGS: dict[str, FieldInfo] = dict(setting_fields())

@@ -1,0 +1,195 @@
+"""The sections of the configuration other than `model`: what each setting means, its unit, and its range."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .fields import AnyNumber, Count, CountOrZero, Name, Pair, Section, Share, Weight, inconsistent
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]  # what Accelerate 1.15 knows
+Decibels = Annotated[float, Field(ge=-120, le=60)]
+
+
+class TrainingSettings(Section):
+    """The optimisation: batches, learning rates, intervals. A step is one global batch."""
+
+    batch_size: Count = Field(default=16, description="Clips per process and micro-batch.")
+    global_batch_size: Count | None = Field(
+        default=None, description="Clips per step over all processes; given: accumulation is derived from it."
+    )
+    gradient_accumulation_steps: Count = Field(default=1, description="Micro-batches per step.")
+    learning_rate: Rate = Field(default=6e-4, description="AdamW learning rate of the generator.")
+    discriminator_learning_rate: Rate | None = Field(
+        default=None, description="AdamW learning rate of the discriminators; null: as the generator."
+    )
+    lr_decay: Rate = Field(default=0.999994, description="Factor on both learning rates at every step.")
+    warmup_steps: CountOrZero = Field(default=0, description="Steps of linear warm-up of the learning rates.")
+    num_iterations: Count = Field(default=800_000, description="Length of the run in steps.")
+    save_interval: Count = Field(default=10_000, description="Steps between checkpoints.")
+    log_interval: Count = Field(default=100, description="Steps between log lines.")
+    validation_interval: Count = Field(default=1_000, description="Steps between validations.")
+    seed: CountOrZero = Field(default=0, description="Seed of everything random.")
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Gradient norm to clip to; null: no clipping, as in the paper."
+    )
+    mixed_precision: Literal["no", "bf16"] | None = Field(
+        default=None, description="Autocast type; null: as `accelerate launch` says."
+    )
+    init_from: Name | None = Field(
+        default=None,
+        description="SNAC folder or Hub repository whose weights the run starts from; null: random.",
+    )
+    non_finite_limit: Count = Field(
+        default=100, description="Consecutive skipped (non-finite) steps that stop the run."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSettings:
+        total = self.global_batch_size
+        if total is not None and total % self.batch_size:
+            problem = f"should be a multiple of training.batch_size, {self.batch_size}"
+            raise inconsistent("global_batch_size", total, problem)
+        if total is not None and self.gradient_accumulation_steps != 1:
+            problem = "should be left out: it is derived from training.global_batch_size"
+            raise inconsistent("gradient_accumulation_steps", self.gradient_accumulation_steps, problem)
+        return self
+
+
+class DataSettings(Section):
+    """The audio that is trained on."""
+
+    dataset_path: Name = Field(
+        default="bad49wolf/ljspeech-simple", description="Hub dataset, local folder or file."
+    )
+    configuration: Name | None = Field(
+        default=None, description="Configuration of the Hub dataset, such as a language."
+    )
+    split: Name = Field(default="train", description="Split to train on.")
+    revision: Name | None = Field(default=None, description="Branch, tag or commit of the Hub dataset.")
+    audio_column: Name = Field(default="audio", description="Column that holds the audio.")
+    streaming: bool = Field(default=False, description="Read while training instead of downloading first.")
+    segment_length: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=0.8, description="Training window in seconds; rounded to the model's padding quantum."
+    )
+    min_clip_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=0.2, description="Shorter clips are dropped (s)."
+    )
+    speaker_column: Name | None = Field(default=None, description="Column that names the speaker.")
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=2, description="Decoding processes per rank."
+    )
+    gain_db: Pair[Decibels] = Field(default=(0.0, 0.0), description="Range of a random gain per window (dB).")
+    shuffle_buffer: Count = Field(default=1000, description="Clips in the shuffle buffer, streaming only.")
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.05, description="Share of undecodable clips above which the run stops."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if self.gain_db[0] > self.gain_db[1]:
+            raise inconsistent("gain_db", self.gain_db, "should be [lowest, highest]")
+        return self
+
+
+class ValidationSettings(Section):
+    """The held-out clips: a split, a second source, or a share of the training source."""
+
+    enabled: bool = Field(default=True, description="Validate at all.")
+    dataset_path: Name | None = Field(default=None, description="A second source to validate on.")
+    configuration: Name | None = Field(
+        default=None, description="Configuration of what is validated on; null: as in data."
+    )
+    split: Name | None = Field(default=None, description="Another split to validate on.")
+    fraction: Share = Field(
+        default=0.02, description="Share held out when neither split nor dataset_path is given."
+    )
+    by: Literal["clip", "speaker"] = Field(
+        default="clip", description="What the share is chosen by: hash of clip or speaker."
+    )
+    max_clips: Count = Field(default=64, description="Clips per validation.")
+    max_clip_seconds: Annotated[float, Field(gt=0, le=600)] = Field(
+        default=10.0, description="Longest stretch of a clip (s)."
+    )
+    num_samples: CountOrZero = Field(default=4, description="Clips written as audio and pictures.")
+
+
+class LossSettings(Section):
+    """Weight of each loss; 0: computed and logged only."""
+
+    adversarial: Weight = Field(default=1.0, description="Weight of the least-squares adversarial loss.")
+    feature_matching: Weight = Field(
+        default=2.0, description="Weight of the L1 distance of discriminator features."
+    )
+    multi_scale_mel: Weight = Field(default=15.0, description="Weight of DAC's seven-scale log-mel distance.")
+    mel: Weight = Field(default=0.0, description="Weight of the single-scale, 80-band log-mel distance.")
+    stft: Weight = Field(default=0.0, description="Weight of the multi-resolution STFT loss.")
+    commitment: Weight = Field(default=0.25, description="Weight of the pull of latents to their codes.")
+    codebook: Weight = Field(default=1.0, description="Weight of the pull of codes to their latents.")
+
+
+class OptimizerSettings(Section):
+    """AdamW, the same for generator and discriminators."""
+
+    betas: Pair[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.8, 0.99), description="Decay of the two moments."
+    )
+    weight_decay: Weight = Field(default=0.01, description="Decoupled weight decay.")
+    epsilon: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1e-8, description="Added to the denominator."
+    )
+
+
+class CodebookSettings(Section):
+    """How codebooks start and how dead codes are brought back."""
+
+    initialization: Literal["kmeans", "random"] = Field(
+        default="kmeans", description="First codes: clusters of latents, or random."
+    )
+    initialization_clips: Count = Field(default=256, description="Clips whose latents k-means clusters.")
+    restart: bool = Field(default=True, description="Move dead codes onto current latents.")
+    restart_after: Annotated[float, Field(gt=0, le=1e6)] = Field(
+        default=4.0,
+        description="Lookups without being chosen after which a code is dead, in multiples of codebook_size.",
+    )
+
+
+class CheckpointSettings(Section):
+    """Checkpoints of the run."""
+
+    resume: Name = Field(
+        default="auto",
+        description="auto (newest of this run's folder, if any), never, or a checkpoint folder.",
+    )
+    keep_last: Count = Field(default=3, description="Checkpoints kept.")
+
+
+class TrackingSettings(Section):
+    """Where numbers, audio and pictures go, besides the JSON-lines log."""
+
+    trackers: AnyNumber[Tracker] = Field(
+        default=("tensorboard",), description="Trackers of Accelerate, such as wandb; []: none."
+    )
+    progress_bar: bool = Field(default=True, description="Show a progress bar.")
+
+
+class PathSettings(Section):
+    """Folders of the run."""
+
+    run_dir: Name | None = Field(
+        default=None, description="Folder of the run; null: checkpoint_dir, or a fresh one in runs/."
+    )
+    run_name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)] = Field(
+        default="snac",
+        description="Name of the run: its folder is runs/NAME-TIMESTAMP and runs/NAME leads to the newest.",
+    )
+    checkpoint_dir: Name | None = Field(
+        default=None, description="Folder of the checkpoints; null: checkpoints in the run's folder."
+    )
+    log_dir: Name | None = Field(
+        default=None, description="Folder of the logs; null: logs in the run's folder."
+    )

@@ -1,0 +1,46 @@
+"""`TrainState`: everything that a checkpoint holds, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .codebook import CodebookUsage
+
+
+@dataclass
+class TrainState:
+    """The moving parts of a run. Models may be wrapped (DDP); `generator` and `discriminators` are called as they are."""
+
+    generator: nn.Module
+    discriminators: dict[str, nn.Module]
+    optimizers: dict[str, Optimizer]  # "generator", "discriminator"
+    schedules: dict[str, LRScheduler]  # the same keys
+    usage: CodebookUsage
+    step: int = 0  # global batches consumed
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+
+    def models(self) -> list[nn.Module]:
+        """All networks, generator first."""
+        return [self.generator, *self.discriminators.values()]
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a counter; the name must be one of `COUNTERS`."""
+        self.counters[name] += number
+
+    def progress(self) -> dict[str, Any]:
+        """What JSON can hold: step and counters."""
+        return {"step": self.step, "counters": dict(self.counters)}
+
+
+COUNTERS = (
+    "skipped_updates",  # steps whose loss or gradient was not finite
+    "clips",  # windows trained on, over all ranks
+    "audio_samples",  # their samples without padding
+    "padding_samples",  # zeros appended to short clips
+    "bad_clips",  # clips that could not be decoded
+)

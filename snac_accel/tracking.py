@@ -1,0 +1,120 @@
+"""What a run tells: a progress bar, trackers through Accelerate, and a plain JSON-lines log. Rank 0 only.
+
+Names are paths: `train/multi_scale_mel`, `discriminator/mpd`, `validation/mel_distance`, `time/step_seconds`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from .evaluate import SamplePair, safe_stem, spectrogram_figure
+
+log = logging.getLogger(__name__)
+METRICS_FILE = "metrics.jsonl"
+
+
+class Tracking:
+    """Opened once by a run; every method is a no-op on ranks other than 0."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        log_dir: Path,
+        *,
+        config: Mapping[str, Any],
+        name: str,
+        start: int,
+        total: int,
+        progress_bar: bool,
+    ) -> None:
+        self.accelerator = accelerator
+        self.main = accelerator.is_main_process
+        accelerator.project_configuration.logging_dir = str(log_dir)
+        accelerator.init_trackers(name, config=flatten(config))
+        self.file = open(log_dir / METRICS_FILE, "a", encoding="utf-8") if self.main else None
+        shown = self.main and progress_bar
+        self.bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=not shown, dynamic_ncols=True)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Write scalars to the trackers and, with step and time, as one line to the log; non-finite values stay visible."""
+        if self.file is None:
+            return
+        self.accelerator.log(dict(values), step=step)
+        line = {"step": step, "unix_time": round(time.time(), 3), **{k: plain(v) for k, v in values.items()}}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+    def advance(self) -> None:
+        """Move the bar by one step."""
+        self.bar.update()
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Put a few numbers behind the bar."""
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        if self.main:
+            tqdm.write(text)
+
+    def samples(self, pairs: Sequence[SamplePair], sampling_rate: int, step: int) -> None:
+        """Audio and spectrogram pictures of fixed clips, in the trackers that take them."""
+        writer = self._tensorboard()
+        if writer is None:
+            return
+        for pair in pairs:
+            stem = safe_stem(pair.name)
+            writer.add_audio(f"samples/{stem}/original", pair.real, step, sample_rate=sampling_rate)
+            writer.add_audio(f"samples/{stem}/reconstruction", pair.fake.clamp(-1, 1), step, sample_rate=sampling_rate)
+            writer.add_figure(f"samples/{stem}", spectrogram_figure(pair, sampling_rate), step)
+        writer.flush()
+
+    def _tensorboard(self):
+        if not self.main or "tensorboard" not in {tracker.name for tracker in self.accelerator.trackers}:
+            return None
+        return self.accelerator.get_tracker("tensorboard", unwrap=True)
+
+    def close(self) -> None:
+        """Close bar, log and trackers."""
+        self.bar.close()
+        if self.file is not None:
+            self.file.close()
+        self.accelerator.end_training()
+
+
+def validations(log_dir: Path) -> list[dict[str, Any]]:
+    """The validation rows of a run's log, in the order they were written; lines cut short by a crash are passed over."""
+    rows = []
+    for line in (log_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if any(name.startswith("validation/") for name in row):
+            rows.append(row)
+    return rows
+
+
+def plain(value: float) -> float | str:
+    """`value` for JSON, which has no NaN or infinity: those become the strings "nan", "inf", "-inf"."""
+    return value if math.isfinite(value) else str(value)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, lists and None as text: TensorBoard drops everything but scalars in silence."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return flat

@@ -1,0 +1,356 @@
+"""Training from beginning to end: `main` → `setup_models` → `setup_optimizers` → `setup_dataset` → `fit`.
+
+The only training code that builds an `Accelerator`. What happens around the steps is in `session`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .codebook import CodebookUsage, initialize_codebooks
+from .config import TrainingConfig, to_dict, validate
+from .dataset import AudioDataset, BadSamples, Batch, ValidationClips, make_loader
+from .discriminators import DISCRIMINATORS
+from .errors import CheckpointError, UserError
+from .export import read_weights
+from .generator import TrainableSNAC
+from .launching import accumulation_steps, create_accelerator
+from .run_folder import RunFolder, open_run
+from .seeds import derive_seed
+from .session import Session, account, finish, log_step, save, validate_model
+from .signals import StopSignal
+from .state import TrainState
+from .step import StepSettings, train_step
+from .tracking import Tracking
+
+__all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
+log = logging.getLogger(__name__)
+
+
+def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
+    """Train as `config` says, from the newest checkpoint of its run or from the start.
+
+    `config` is validated: nested plain values as `create_training_config` makes them will do; None means the defaults.
+    Returns 0 when the run is complete, 128 + the signal's number when a signal stopped it after saving.
+    Raises `UserError` (one line) for anything that the user can put right.
+    """
+    config = validate({} if config is None else config)
+    accelerator = create_accelerator(
+        mixed_precision=config.training.mixed_precision, trackers=config.tracking.trackers
+    )
+    folder = open_run_on_all_ranks(config, accelerator)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        session = setup_session(config, accelerator, folder, stop)
+        stack.callback(session.tracking.close)
+        stack.callback(accelerator.free_memory)
+        return fit(session)
+
+
+def fit(session: Session) -> int:
+    """Run the steps that are left; collective. Returns the exit code of `main`."""
+    state, settings = session.state, session.config.training
+    if state.step == 0:
+        validate_model(session)
+    for batches, waited in timed(step_batches(session)):
+        report = train_step(
+            [batch.audio.to(session.accelerator.device, non_blocking=True) for batch in batches],
+            state,
+            session.accelerator,
+            step_settings(session.config),
+            log_unweighted=(state.step + 1) % settings.log_interval == 0,
+        )
+        stopped = account(session, batches, report, waited)
+        session.tracking.advance()
+        if state.step % settings.log_interval == 0:
+            log_step(session)
+        if state.step % settings.validation_interval == 0:
+            validate_model(session)
+        if stopped or state.step % settings.save_interval == 0:
+            save(session)
+        if stopped:
+            return interrupted(session)
+    return complete(session)
+
+
+def complete(session: Session) -> int:
+    """Validate, save and export the finished model; collective."""
+    validate_model(session)
+    save(session)
+    finish(session)
+    return 0
+
+
+def interrupted(session: Session) -> int:
+    """Say where the run can go on; the exit code is 128 + the signal's number, as shells have it."""
+    session.tracking.say(f"stopped after step {session.state.step}; --resume auto continues from there")
+    return 128 + (session.stop.number or 15)
+
+
+def step_batches(session: Session) -> Iterator[list[Batch]]:
+    """The micro-batches of this rank, step by step, from the state's step to the end of the run."""
+    config, accelerator = session.config, session.accelerator
+    loader = make_loader(
+        session.training,
+        config.training.batch_size,
+        num_processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+        accumulation_steps=session.accumulation,
+        start_step=session.state.step,
+        num_steps=max(config.training.num_iterations - session.state.step, 0),
+        num_workers=config.data.num_workers,
+    )
+    micro_batches = iter(loader)
+    while batches := list(islice(micro_batches, session.accumulation)):
+        yield batches
+
+
+def timed(batches: Iterable[list[Batch]]) -> Iterator[tuple[list[Batch], float]]:
+    """Each item with the seconds that it was waited for."""
+    iterator = iter(batches)
+    while True:
+        started = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        yield item, time.perf_counter() - started
+
+
+def step_settings(config: TrainingConfig) -> StepSettings:
+    """What `train_step` takes from the config."""
+    return StepSettings(
+        loss_weights=config.losses.model_dump(),
+        sampling_rate=config.model.sampling_rate,
+        max_grad_norm=config.training.max_grad_norm,
+        restart_after=config.codebook.restart_after if config.codebook.restart else None,
+        seed=config.training.seed,
+    )
+
+
+def open_run_on_all_ranks(config: TrainingConfig, accelerator: Accelerator) -> RunFolder:
+    """Rank 0 decides about the folder; what it found, or what is wrong, reaches every rank."""
+    outcome: list[RunFolder | UserError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [open_run(to_dict(config))]
+        except UserError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    assert outcome[0] is not None
+    return outcome[0]
+
+
+def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignal) -> Session:
+    """Build data, models and optimisers, load the checkpoint if there is one, and open the log; collective."""
+    settings = config.training
+    accumulation = accumulation_steps(
+        batch_size=settings.batch_size,
+        num_processes=accelerator.num_processes,
+        global_batch_size=settings.global_batch_size,
+        steps=settings.gradient_accumulation_steps,
+    )
+    accelerator.gradient_accumulation_steps = accumulation
+    training, validation = setup_dataset(config)
+    generator, discriminators = setup_models(config, accelerator.device)
+    if folder.resume_from is None:
+        start_codebooks(generator, training, config)
+    state = setup_state(config, accelerator, generator, discriminators)
+    global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
+    if folder.resume_from is not None:
+        check_global_batch(load_checkpoint(folder.resume_from, state), global_batch_size)
+        log.info("continuing %s", folder.resume_from)
+    tracking = Tracking(
+        accelerator,
+        folder.logs,
+        config=to_dict(config),
+        name=config.paths.run_name,
+        start=state.step,
+        total=settings.num_iterations,
+        progress_bar=config.tracking.progress_bar,
+    )
+    tracking.say(introduction(config, generator, discriminators, folder, global_batch_size))
+    bad = BadSamples(config.data.max_bad_fraction)
+    return Session(
+        config, accelerator, folder, state, training, validation, tracking, stop, accumulation, global_batch_size, bad
+    )
+
+
+def setup_dataset(config: TrainingConfig) -> tuple[AudioDataset, ValidationClips | None]:
+    """The training set, and the held-out clips that are never among it (None if validation is off).
+
+    Raises DataError, one line, if a source is missing, empty, or lacks the column or split.
+    """
+    data, held_out = config.data, config.validation
+    training = AudioDataset(
+        data.dataset_path,
+        config.model.sampling_rate,
+        split=data.split,
+        streaming=data.streaming,
+        audio_column=data.audio_column,
+        configuration=data.configuration,
+        revision=data.revision,
+        segment_samples=config.segment_samples,
+        seed=config.training.seed,
+        gain_db=data.gain_db,
+        min_clip_seconds=data.min_clip_seconds,
+        speaker_column=data.speaker_column,
+        shuffle_buffer=data.shuffle_buffer,
+    )
+    if not held_out.enabled:
+        return training, None
+    if held_out.split is None and held_out.dataset_path is None:
+        training, source = training.hold_out(held_out.fraction, held_out.by)
+    else:
+        source = AudioDataset(
+            held_out.dataset_path or data.dataset_path,
+            config.model.sampling_rate,
+            split=held_out.split or data.split,
+            streaming=data.streaming,
+            audio_column=data.audio_column,
+            configuration=held_out.configuration or data.configuration,
+            revision=data.revision if held_out.dataset_path is None else None,
+            segment_samples=config.segment_samples,
+        )
+    return training, ValidationClips(source, held_out.max_clips, held_out.max_clip_seconds)
+
+
+def setup_models(
+    config: TrainingConfig, device: torch.device | str = "cpu"
+) -> tuple[TrainableSNAC, dict[str, nn.Module]]:
+    """The generator, from `training.init_from` where that is given, and the discriminators by name."""
+    torch.manual_seed(derive_seed(config.training.seed, "models"))
+    model = to_dict(config)["model"]
+    generator = TrainableSNAC(**model)
+    options = config.discriminators.model_dump()
+    discriminators = {name: family(**options[name]) for name, family in DISCRIMINATORS.items() if options[name]}
+    if source := config.training.init_from:
+        load_generator(generator, source, model)
+    return generator.to(device), {name: module.to(device) for name, module in discriminators.items()}
+
+
+def load_generator(generator: TrainableSNAC, source: str, model: dict[str, Any]) -> None:
+    """Copy the weights of a snac folder, checkpoint or Hub repository; raises CheckpointError if they do not fit."""
+    try:
+        generator.load_state_dict(read_weights(source, model))
+    except RuntimeError as error:
+        raise CheckpointError(f"{source} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+
+
+def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: TrainingConfig) -> None:
+    """Fit fresh codebooks to the latents of the first clips of the keyed order; published weights are left alone."""
+    codebook, size = config.codebook, config.training.batch_size
+    if codebook.initialization != "kmeans" or config.training.init_from is not None:
+        return
+    loader = make_loader(
+        training, size, num_steps=-(-codebook.initialization_clips // size), num_workers=config.data.num_workers
+    )
+    initialize_codebooks(generator, (batch.audio for batch in loader), seed=config.training.seed)
+
+
+def setup_optimizers(
+    generator: nn.Module, discriminators: Mapping[str, nn.Module], config: TrainingConfig
+) -> tuple[dict[str, Optimizer], dict[str, LRScheduler]]:
+    """AdamW and schedule, one of each for the generator and one for all discriminators together."""
+    settings, options = config.training, config.optimizer
+    groups = {"generator": list(generator.parameters())}
+    if discriminators:
+        groups["discriminator"] = [p for module in discriminators.values() for p in module.parameters()]
+    rates = {
+        "generator": settings.learning_rate,
+        "discriminator": settings.discriminator_learning_rate or settings.learning_rate,
+    }
+    optimizers: dict[str, Optimizer] = {
+        name: AdamW(
+            parameters,
+            lr=rates[name],
+            betas=options.betas,
+            eps=options.epsilon,
+            weight_decay=options.weight_decay,
+        )
+        for name, parameters in groups.items()
+    }
+    schedules: dict[str, LRScheduler] = {
+        name: LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings.lr_decay, settings.warmup_steps))
+        for name, optimizer in optimizers.items()
+    }
+    return optimizers, schedules
+
+
+def learning_rate_factor(step: int, decay: float, warmup_steps: int) -> float:
+    """Exponential decay per step, times a linear warm-up from 1 / warmup_steps to 1."""
+    return decay**step * min(1.0, (step + 1) / max(warmup_steps, 1))
+
+
+def setup_state(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    generator: TrainableSNAC,
+    discriminators: dict[str, nn.Module],
+) -> TrainState:
+    """Hand models and optimisers to Accelerate. Schedules stay out: prepared ones advance once for each process."""
+    optimizers, schedules = setup_optimizers(generator, discriminators, config)
+    usage = CodebookUsage(len(generator.vq_strides), generator.codebook_size, accelerator.device)
+    names = list(discriminators)
+    prepared = accelerator.prepare(generator, *discriminators.values(), *optimizers.values())
+    models, ready = prepared[: len(names) + 1], prepared[len(names) + 1 :]
+    for module in models:
+        module.train()
+    return TrainState(
+        models[0],
+        dict(zip(names, models[1:], strict=True)),
+        dict(zip(optimizers, ready, strict=True)),
+        schedules,
+        usage,
+    )
+
+
+def check_global_batch(manifest: Mapping[str, Any], global_batch_size: int) -> None:
+    """Raise CheckpointError unless the run goes on with the batch it was started with: the order of its data hangs on it."""
+    before = manifest["global_batch_size"]
+    if before != global_batch_size:
+        raise CheckpointError(
+            f"the checkpoint was made with {before} clips per step, this run has {global_batch_size}: "
+            f"set training.global_batch_size to {before}"
+        )
+
+
+def introduction(
+    config: TrainingConfig,
+    generator: nn.Module,
+    discriminators: Mapping[str, nn.Module],
+    folder: RunFolder,
+    global_batch_size: int,
+) -> str:
+    """A few lines about what is about to be trained."""
+    facts = config.model.facts
+    rates = "/".join(f"{rate:.3g}" for rate in facts.token_rates)
+    sizes = ", ".join(f"{name} {millions(module)}" for name, module in discriminators.items()) or "none"
+    seconds = config.segment_samples / config.model.sampling_rate
+    lines = [
+        f"run: {folder.root}" + (f" (continues {folder.resume_from.name})" if folder.resume_from else ""),
+        f"generator: {millions(generator)} parameters, {config.model.sampling_rate} Hz, tokens at {rates} Hz, "
+        f"{facts.bitrate / 1000:.3g} kbit/s; discriminators: {sizes}",
+        f"step: {global_batch_size} windows of {seconds:.3g} s; {config.training.num_iterations} steps",
+    ]
+    return "\n".join(lines + ([config.segment_note] if config.segment_note else []))
+
+
+def millions(module: nn.Module) -> str:
+    """Number of parameters, as '19.84 M'."""
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f} M"

@@ -1,0 +1,335 @@
+"""Samples and their order: the same for every layout, resumed exactly, without held-out, broken or silent clips."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from snac_accel.audio import AudioReader
+from snac_accel.dataset import (
+    AudioDataset,
+    BadSamples,
+    Batch,
+    Failure,
+    SampleKey,
+    StepBatchSampler,
+    ValidationClips,
+    hold_out,
+    make_loader,
+)
+from snac_accel.dataset.sources import RawClip
+from snac_accel.errors import DataError
+
+Steps = list[tuple[list[str], torch.Tensor]]  # names and audio of each global batch
+
+GLOBAL_BATCH = 12
+LAYOUTS = [
+    (12, 1, 1),
+    (4, 1, 3),
+    (6, 2, 1),
+    (2, 3, 2),
+    (3, 4, 1),
+]  # batch size, processes, accumulation steps
+
+
+def open_demo(folder: Path, streaming: bool = False, **options: Any) -> AudioDataset:
+    return AudioDataset(folder, 24_000, 0.2, streaming=streaming, seed=7, shuffle_buffer=40, **options)
+
+
+def global_batches(dataset: AudioDataset, layout: tuple[int, int, int], **options: int) -> Steps:
+    """Names and audio of each step, put together from all processes in the order of the global batch."""
+    batch_size, processes, accumulation = layout
+    streams: list[list[Batch]] = []
+    for rank in range(processes):
+        loader = make_loader(
+            dataset,
+            batch_size,
+            num_processes=processes,
+            rank=rank,
+            accumulation_steps=accumulation,
+            pin_memory=False,
+            **options,
+        )
+        streams.append(list(loader))
+    flat = [stream[number] for number in range(len(streams[0])) for stream in streams]
+    per_step = processes * accumulation
+    steps = [flat[start : start + per_step] for start in range(0, len(flat), per_step)]
+    return [
+        ([name for batch in step for name in batch.names], torch.cat([batch.audio for batch in step]))
+        for step in steps
+    ]
+
+
+def assert_same(one: Steps, other: Steps) -> None:
+    assert [names for names, _ in one] == [names for names, _ in other]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_global_batches_do_not_depend_on_the_layout(demo_folder: Path, streaming: bool) -> None:
+    dataset = open_demo(demo_folder, streaming)
+    reference = global_batches(dataset, LAYOUTS[0], num_workers=0, num_steps=3)
+    assert reference[0][1].shape == (GLOBAL_BATCH, 1, 4800)
+    for layout in LAYOUTS[1:]:
+        assert_same(global_batches(dataset, layout, num_workers=0, num_steps=3), reference)
+    for layout, workers in [((6, 2, 1), 2), ((4, 1, 3), 1)]:
+        assert_same(global_batches(dataset, layout, num_workers=workers, num_steps=3), reference)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_resuming_in_another_layout_continues_the_same_stream(demo_folder: Path, streaming: bool) -> None:
+    dataset = open_demo(demo_folder, streaming, split="validation")
+    whole = global_batches(dataset, (12, 1, 1), num_workers=0, num_steps=6)  # 72 samples: several epochs
+    assert_same(global_batches(dataset, (3, 2, 2), num_workers=2, start_step=3, num_steps=3), whole[3:])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_epoch_holds_every_clip_once(demo_folder: Path, streaming: bool) -> None:
+    dataset = open_demo(demo_folder, streaming, split="validation")
+    num_clips = len(list((demo_folder / "validation").glob("*.flac")))
+    batches = global_batches(dataset, (num_clips, 1, 1), num_workers=0, num_steps=2)
+    first, second = (names for names, _ in batches)
+    assert set(Counter(first).values()) == {1}
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert len(first) == num_clips
+
+
+def test_keys_of_all_layouts_are_the_same_numbers() -> None:
+    """A million clips, steps far into the run: nothing is replayed and no state is needed."""
+
+    def keys(batch_size: int, processes: int, accumulation: int) -> list[list[SampleKey]]:
+        samplers = [
+            StepBatchSampler(1_000_000, 3, batch_size, processes, rank, accumulation, 166_660, num_steps=12)
+            for rank in range(processes)
+        ]
+        rows = [
+            key for micro_batches in zip(*samplers, strict=True) for keys in micro_batches for key in keys
+        ]
+        return [rows[start : start + GLOBAL_BATCH] for start in range(0, len(rows), GLOBAL_BATCH)]
+
+    reference = keys(12, 1, 1)
+    assert {key.epoch for step in reference for key in step} == {1, 2}
+    assert all(keys(*layout) == reference for layout in LAYOUTS)
+    assert reference != [[key._replace(epoch=0) for key in step] for step in reference]
+
+
+def test_the_order_is_pinned() -> None:
+    """A changed order would break the promise that a run can be resumed by a newer version."""
+    first = next(iter(StepBatchSampler(10, seed=0, batch_size=10)))
+    assert [key.clip for key in first] == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
+
+
+def test_windows_and_gains_are_keyed_by_epoch_and_position(demo_folder: Path) -> None:
+    dataset = open_demo(demo_folder, gain_db=(-6.0, 6.0))
+    key = SampleKey(epoch=2, position=5, clip=9)
+    assert torch.equal(dataset[key].audio, dataset[key].audio)
+    others = [key._replace(epoch=3), key._replace(position=6)]
+    assert all(not torch.equal(dataset[key].audio, dataset[other].audio) for other in others)
+    assert all(dataset[other].name == dataset[key].name for other in others)
+    assert max(float(dataset[index].abs().max()) for index in range(20)) <= 1.0
+
+
+def test_the_dataset_alone(demo_folder: Path) -> None:
+    dataset = AudioDataset(str(demo_folder))
+    assert len(dataset) == len(list((demo_folder / "train").glob("*.ogg")))
+    assert dataset[0].shape == (19_200,)
+    assert dataset[0].dtype == torch.float32
+    assert torch.equal(dataset[-1], dataset[len(dataset) - 1])
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+    stream = AudioDataset(str(demo_folder), streaming=True, split="validation")
+    assert [window.shape for window in stream] == [(19_200,)] * len(
+        AudioDataset(demo_folder, split="validation")
+    )
+    with pytest.raises(TypeError):
+        len(stream)
+
+
+def test_fixed_windows_are_the_beginning(demo_folder: Path) -> None:
+    dataset = AudioDataset(demo_folder, 24_000, 0.5, split="validation", random_window=False)
+    path = demo_folder / dataset.clip_names()[3]
+    with AudioReader(path, 24_000) as reader:
+        assert torch.equal(dataset[3], reader.read(0, 12_000))
+
+
+# --- held-out clips
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_held_out_clips_are_never_trained_on(demo_folder: Path, streaming: bool) -> None:
+    dataset = open_demo(demo_folder, streaming, split="validation")
+    training, held_out = dataset.hold_out(0.3)
+    validation = ValidationClips(held_out, max_clips=1000)
+    batches = global_batches(training, (24, 1, 1), num_workers=0, num_steps=2)
+    trained_on = {name for names, _ in batches for name in names}
+    assert trained_on.isdisjoint(validation.names)
+    assert 2 <= len(validation) <= 14
+    assert trained_on | set(validation.names) == set(open_demo(demo_folder, split="validation").clip_names())
+    if not streaming:
+        assert sorted(training.clip_names() + held_out.clip_names()) == sorted(dataset.clip_names())
+
+
+def test_hold_out_by_hash_is_stable_and_never_empty() -> None:
+    names = [f"clip-{number}" for number in range(2000)]
+    mask = hold_out(names, 0.05)
+    assert 60 <= mask.sum() <= 140
+    shuffled = np.random.default_rng(0).permutation(2000)
+    assert np.array_equal(hold_out([names[row] for row in shuffled], 0.05), mask[shuffled])
+    assert np.array_equal(hold_out(names[:500], 0.05), mask[:500])  # adding clips moves none
+    for fraction in (1e-9, 0.999999):
+        few = hold_out(names[:3], fraction)
+        assert few.any()
+        assert not few.all()
+    with pytest.raises(DataError, match="1 different clip names"):
+        hold_out(["same", "same"], 0.5)
+
+
+def test_no_speaker_is_on_both_sides(demo_folder: Path, tmp_path: Path) -> None:
+    clips = sorted((demo_folder / "validation").glob("*.flac"))
+    rows = [f"{clip.name},speaker-{number % 12}" for number, clip in enumerate(clips)]
+    for clip in clips:
+        shutil.copy(clip, tmp_path)
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,speaker", *rows]))
+    for streaming in (False, True):
+        dataset = AudioDataset(tmp_path, streaming=streaming, speaker_column="speaker")
+        parts = dataset.hold_out(0.4, by="speaker")
+        speakers = [{clip.speaker for clip in _clips(part)} for part in parts]
+        assert speakers[0].isdisjoint(speakers[1])
+        assert len(speakers[0] | speakers[1]) == 12
+        assert all(speakers)
+    with pytest.raises(DataError, match="speaker_column"):
+        AudioDataset(tmp_path).hold_out(0.4, by="speaker")
+
+
+def _clips(dataset: AudioDataset) -> list[RawClip]:
+    if dataset.streaming:
+        return list(dataset.stream_clips(None))
+    return [dataset.clip(index) for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_validation_clips_are_fixed_and_shared_among_processes(demo_folder: Path, streaming: bool) -> None:
+    dataset = AudioDataset(demo_folder, 24_000, split="validation", streaming=streaming)
+    clips = ValidationClips(dataset, max_clips=7, max_clip_seconds=2.0)
+    whole = list(clips)
+    assert [clip.name for clip in whole] == clips.names == [clip.name for clip in clips]
+    assert len(whole) == 7
+    assert all(clip.audio.shape[0] == 1 and clip.audio.shape[1] <= 48_000 for clip in whole)
+    shares = [list(clips.share(process, 3)) for process in range(3)]
+    assert [len(share) for share in shares] == [3, 2, 2]
+    for number, clip in enumerate(whole):
+        assert torch.equal(shares[number % 3][number // 3].audio, clip.audio)
+
+
+# --- clips that cannot be used
+
+
+@pytest.fixture
+def damaged_folder(demo_folder: Path, tmp_path: Path) -> Path:
+    """Twelve good clips, six bad ones and a very short one."""
+    good = sorted((demo_folder / "validation").glob("*.flac"))[:12]
+    for clip in good:
+        shutil.copy(clip, tmp_path / f"good-{clip.name}")
+    content = good[0].read_bytes()
+    (tmp_path / "bad-truncated.flac").write_bytes(content[: len(content) // 20])
+    (tmp_path / "bad-empty.wav").write_bytes(b"")
+    (tmp_path / "bad-page.wav").write_bytes(b"<html>404</html>")
+    soundfile.write(
+        tmp_path / "bad-nan.wav", np.full(16_000, np.nan, dtype="float32"), 16_000, subtype="FLOAT"
+    )
+    soundfile.write(tmp_path / "bad-no-samples.wav", np.zeros(0), 16_000)
+    (tmp_path / "bad-pointer.mp3").write_text("version https://git-lfs.github.com/spec/v1\nsize 1\n")
+    speech = soundfile.read(good[0])[0]
+    soundfile.write(tmp_path / "short.wav", speech[8000:9000], 16_000)
+    return tmp_path
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_clips_are_replaced_counted_and_named(damaged_folder: Path, streaming: bool) -> None:
+    dataset = open_demo(damaged_folder, streaming)
+    runs = []
+    for workers in (0, 2):
+        tally = BadSamples(0.05)
+        batches = list(make_loader(dataset, 19, num_steps=2, num_workers=workers, pin_memory=False))
+        records = [record for batch in batches for record in tally.add(batch)]
+        runs.append((records, [batch.names for batch in batches], [batch.audio for batch in batches]))
+        assert {record["name"] for record in records if record["kind"] == "bad"} == {
+            path.name for path in damaged_folder.glob("bad-*")
+        }
+        assert {record["name"]: record["kind"] for record in records}["short.wav"] == "short"
+        assert tally.num_bad >= 12  # six in each of two epochs
+        assert tally.num_short >= 2
+        message = tally.stop_message()
+        assert message is not None
+        assert "could not be used" in message
+        assert "allowed" in message
+        assert "\n" not in message
+    assert runs[0][:2] == runs[1][:2]
+    for batch in runs[0][2]:
+        assert all(row.abs().max() > 1e-3 for row in batch)  # never silence
+    assert all(name.startswith("good-") for names in runs[0][1] for name in names)
+
+
+def test_nothing_usable_is_one_line(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.wav").write_bytes(b"not audio")
+    for streaming, workers in product((False, True), (0, 1)):
+        loader = make_loader(
+            AudioDataset(tmp_path, streaming=streaming), 2, num_workers=workers, pin_memory=False
+        )
+        reason = r"none of 16 clips tried can be used; the last one, \d.wav, cannot be opened"
+        with pytest.raises(DataError, match=reason) as caught:
+            next(iter(loader))
+        assert "\n" not in str(caught.value)
+
+
+def test_padding_is_counted(demo_folder: Path) -> None:
+    clip = sorted((demo_folder / "validation").glob("*.flac"))[0]
+    seconds = soundfile.info(clip).duration
+    dataset = AudioDataset(demo_folder, 24_000, seconds + 1.0, split="validation")
+    index = dataset.clip_names().index(f"validation/{clip.name}")
+    sample = dataset[SampleKey(0, 0, index)]
+    assert sample.num_padding == pytest.approx(24_000, abs=1)
+    assert sample.audio[0, -sample.num_padding :].abs().max() == 0
+    assert sample.audio[0, : -sample.num_padding].abs().max() > 0.01
+    (batch,) = make_loader(dataset, len(dataset), num_steps=1, num_workers=0, pin_memory=False)
+    assert 0 < batch.num_padding < batch.audio.numel()
+
+
+def test_the_share_of_bad_clips_stops_a_run() -> None:
+    tally = BadSamples(max_bad_fraction=0.1, reported=["seen"])
+    good = Batch(torch.zeros(18, 1, 1), ["good"] * 18, 0, [])
+    failures = [Failure(name, "is empty", "bad") for name in ("seen", "new")]
+    failures.append(Failure("tiny", "lasts 0.1 s", "short"))
+    assert tally.add(good._replace(names=[], failures=failures[:2])) == [failures[1]._asdict()]
+    assert tally.stop_message() is None  # two of two, but too few to judge
+    tally.add(good)
+    assert tally.stop_message() is None  # 2 of 20 is what is allowed
+    tally.add(good._replace(names=[], failures=failures))
+    assert tally.share == pytest.approx(4 / 23)
+    assert tally.stop_message() == (
+        "4 of 23 clips could not be used (17.4%, allowed by data.max_bad_fraction 10.0%), "
+        "the last one new: is empty"
+    )
+    assert tally.stop_message(1, 1000) is None
+    assert json.dumps(failures[0]._asdict())
+
+
+def test_the_loader_leaves_the_global_random_numbers_alone(demo_folder: Path) -> None:
+    dataset = open_demo(demo_folder)
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        next(iter(make_loader(dataset, 2, num_steps=1, num_workers=workers, pin_memory=False)))
+        after = torch.rand(1)
+        torch.manual_seed(0)
+        assert torch.equal(after, torch.rand(1))
