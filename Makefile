@@ -9,9 +9,8 @@ demo: $(READY)  ## train a small SNAC on the shipped speech; a few minutes on tw
 test: $(READY) lint  ## linter, types and tests
 	$(BIN)/pytest
 
-lint: $(READY)  ## linter, formatting and types
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+lint: $(READY)  ## linter and types
+	$(BIN)/flake8
 	$(BIN)/mypy
 
 torture: $(READY)  ## the long tests: storms and fuzzing

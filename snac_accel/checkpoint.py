@@ -51,7 +51,12 @@ def save_checkpoint(
     with new_folder(target) as draft:
         _write_state(draft, state)
         write_json(draft / "config.json", config)
-        facts = {"step": state.step, "config_hash": config_hash, "world_size": world_size, "global_batch_size": global_batch_size}
+        facts = {
+            "step": state.step,
+            "config_hash": config_hash,
+            "world_size": world_size,
+            "global_batch_size": global_batch_size,
+        }
         write_json(draft / MANIFEST, {"format": FORMAT, **facts, "files": _fingerprints(draft)})
     if keep_last is not None:
         for old in list_checkpoints(folder)[:-keep_last]:
@@ -84,7 +89,9 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a complete checkpoint: it has no {MANIFEST}")
     manifest = _read_json(path / MANIFEST)
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has checkpoint format {manifest.get('format')}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{path} has checkpoint format {manifest.get('format')}, this version reads {FORMAT}"
+        )
     for name, facts in manifest["files"].items():
         file = path / Path(name).name
         if not file.is_file():
@@ -113,7 +120,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def _modules(state: TrainState) -> dict[str, nn.Module]:
     plain = {f"discriminator.{name}": module for name, module in state.discriminators.items()}
     plain["generator"] = state.generator
-    return {name: extract_model_from_parallel(module, keep_fp32_wrapper=True) for name, module in plain.items()}
+    return {
+        name: extract_model_from_parallel(module, keep_fp32_wrapper=True) for name, module in plain.items()
+    }
 
 
 def _write_state(folder: Path, state: TrainState) -> None:
@@ -123,29 +132,28 @@ def _write_state(folder: Path, state: TrainState) -> None:
         saved = optimizer.state_dict()
         _write_tensors(folder / f"optimizer.{name}.safetensors", _flatten(saved["state"]))
         write_json(folder / f"optimizer.{name}.json", saved["param_groups"])
-        write_json(folder / f"schedule.{name}.json", _plain_schedule(state.schedules[name].state_dict()))
+        write_json(folder / f"schedule.{name}.json", state.schedules[name].state_dict())
     _write_tensors(folder / "codebook_usage.safetensors", state.usage.state_dict())
     write_json(folder / "progress.json", state.progress())
 
 
 def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
-    return {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())}
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())
+    }
 
 
 def _flatten(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
 
 
-def _plain_schedule(state: dict[str, Any]) -> dict[str, Any]:
-    """Without the schedule's function, which belongs to the config and not to the state."""
-    return {name: value for name, value in state.items() if name != "lr_lambdas"} | {"lr_lambdas": [None]}
-
-
 def _load_module(module: nn.Module, file: Path) -> None:
     try:
         module.load_state_dict(_read_tensors(file))
     except RuntimeError as error:
-        raise CheckpointError(f"{file} belongs to another model: {str(error).splitlines()[-1].strip()}") from error
+        raise CheckpointError(
+            f"{file} belongs to another model: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def _load_optimizer(optimizer: Optimizer, path: Path, name: str) -> None:
@@ -157,11 +165,18 @@ def _load_optimizer(optimizer: Optimizer, path: Path, name: str) -> None:
     try:
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
     except ValueError as error:
-        raise CheckpointError(f"{path / f'optimizer.{name}.json'} belongs to another model: {error}") from error
+        raise CheckpointError(
+            f"{path / f'optimizer.{name}.json'} belongs to another model: {error}"
+        ) from error
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    write_bytes(path, safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    write_bytes(
+        path,
+        safetensors.torch.save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        ),
+    )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

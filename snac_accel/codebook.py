@@ -28,7 +28,7 @@ def identity(tensor: Tensor) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy (nats) of the code distribution `counts` (…, K): 1 (one code) to K (all alike); 0 where nothing was counted."""
+    """exp of the entropy (nats) of the distribution `counts` (…, K): 1 (one code) to K (all alike), 0 without counts."""
     probabilities = counts.double() / counts.sum(-1, keepdim=True).clamp_min(1)
     entropy = torch.special.entr(probabilities).sum(-1)
     return torch.where(counts.sum(-1) > 0, entropy.exp(), torch.zeros_like(entropy))
@@ -50,7 +50,9 @@ class CodebookUsage:
     def __init__(self, num_levels: int, codebook_size: int, device: torch.device | str = "cpu") -> None:
         shape = (num_levels, codebook_size)
         self.counts = torch.zeros(shape, dtype=torch.int64, device=device)  # choices since `reset_counts`
-        self.age = torch.zeros(shape, dtype=torch.int64, device=device)  # lookups of the level since last chosen
+        self.age = torch.zeros(
+            shape, dtype=torch.int64, device=device
+        )  # lookups of the level since last chosen
         self.restarts = torch.zeros(num_levels, dtype=torch.int64, device=device)  # codes restarted so far
 
     def observe(self, counts: Tensor) -> None:
@@ -153,7 +155,9 @@ def _forget_moments(optimizer: torch.optim.Optimizer, weight: Tensor, rows: Tens
 
 
 @torch.no_grad()
-def initialize_codebooks(generator: TrainableSNAC, clips: Iterable[Tensor], *, seed: int = 0, iterations: int = 10) -> Tensor:
+def initialize_codebooks(
+    generator: TrainableSNAC, clips: Iterable[Tensor], *, seed: int = 0, iterations: int = 10
+) -> Tensor:
     """Set every codebook to k-means centres of its own latents on `clips`, an iterable of (B, 1, T).
 
     Levels are fitted coarse to fine, each on the residual that the levels before it leave, as they will be used. Returns the
@@ -166,10 +170,14 @@ def initialize_codebooks(generator: TrainableSNAC, clips: Iterable[Tensor], *, s
     for index, level in enumerate(levels(generator)):
         latents = [project(level, residual) for residual in residuals]  # each (B, d, F_l)
         vectors = torch.cat([z.transpose(1, 2).flatten(0, 1) for z in latents])  # (N, d)
-        level.codebook.weight.copy_(spherical_kmeans(vectors, level.codebook_size, seed=seed + index, iterations=iterations))
+        level.codebook.weight.copy_(
+            spherical_kmeans(vectors, level.codebook_size, seed=seed + index, iterations=iterations)
+        )
         chosen = [level.decode_latents(z) for z in latents]
         residuals = [r - unproject(level, z_q) for r, (z_q, _) in zip(residuals, chosen, strict=True)]
-        counts.append(count_codes([torch.cat([codes.flatten() for _, codes in chosen])], level.codebook_size)[0])
+        counts.append(
+            count_codes([torch.cat([codes.flatten() for _, codes in chosen])], level.codebook_size)[0]
+        )
     return perplexity(torch.stack(counts))
 
 
@@ -191,7 +199,9 @@ def spherical_kmeans(vectors: Tensor, num_clusters: int, *, seed: int = 0, itera
 
 
 def _first_centres(vectors: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(len(vectors), generator=generator).repeat(-(-num_clusters // len(vectors)))[:num_clusters]
+    order = torch.randperm(len(vectors), generator=generator).repeat(-(-num_clusters // len(vectors)))[
+        :num_clusters
+    ]
     centres = vectors[order.to(vectors.device)].clone()
     surplus = centres[len(vectors) :]
     noise = torch.randn(surplus.shape, generator=generator).to(vectors)

@@ -156,7 +156,9 @@ def collect(outputs: Iterable[Output]) -> FamilyOutput:
 def check_length(length: int, minimum: int, name: str) -> None:
     """Raise ValueError for windows too short for the discriminator."""
     if length < minimum:
-        raise ValueError(f"{name} got {length} samples, needs at least {minimum}: use a longer segment_length")
+        raise ValueError(
+            f"{name} got {length} samples, needs at least {minimum}: use a longer segment_length"
+        )
 
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {

@@ -14,11 +14,12 @@ from typing import NamedTuple, Protocol
 
 import soundfile
 import torch
+from matplotlib.figure import Figure  # without pyplot: no global state, no display
 from torch import Tensor
 
 from .audio import stft_magnitude
 from .codebook import Reduce, count_codes, identity, perplexity, share_used
-from .generator import TrainableSNAC
+from .generator import GeneratorOutput, TrainableSNAC
 from .metrics import METRICS, mel_distance
 from .seeds import derive_seed
 
@@ -26,8 +27,13 @@ from .seeds import derive_seed
 class NamedClip(Protocol):
     """A held-out clip."""
 
-    name: str
-    audio: Tensor  # (1, T)
+    @property
+    def name(self) -> str:
+        """Unique among the clips."""
+
+    @property
+    def audio(self) -> Tensor:
+        """(1, T), in -1..1."""
 
 
 class Evaluation(NamedTuple):
@@ -65,17 +71,21 @@ def evaluate(
         for clip in clips:
             real = clip.audio[None].to(device)  # (1, 1, T)
             output = reconstruct(generator, real, seed=seed, name=clip.name)
-            values = [METRICS[m](real, output.audio, sampling_rate=generator.sampling_rate).total for m in metrics]
+            values = [
+                METRICS[m](real, output.audio, sampling_rate=generator.sampling_rate).total for m in metrics
+            ]
             sums += torch.tensor([*values, real.shape[-1], 1], dtype=torch.float64, device=device)
             counts += count_codes(output.codes, generator.codebook_size)
     sums, counts = reduce(sums), reduce(counts)
     *totals, samples, number = sums.tolist()
     means = {name: total / max(number, 1) for name, total in zip(metrics, totals, strict=True)}
     used = share_used(counts).tolist()
-    return Evaluation(means, perplexity(counts).tolist(), used, int(number), samples / generator.sampling_rate)
+    return Evaluation(
+        means, perplexity(counts).tolist(), used, int(number), samples / generator.sampling_rate
+    )
 
 
-def reconstruct(generator: TrainableSNAC, real: Tensor, *, seed: int, name: str):
+def reconstruct(generator: TrainableSNAC, real: Tensor, *, seed: int, name: str) -> GeneratorOutput:
     """The generator's output on `real` (1, 1, T) with noise keyed by (seed, name)."""
     torch.manual_seed(derive_seed(seed, "evaluate", name))
     return generator(real)
@@ -95,15 +105,21 @@ def level_information(generator: TrainableSNAC, clips: Iterable[NamedClip], *, s
             output = reconstruct(generator, real, seed=seed, name=clip.name)
             plain += mel_distance(real, output.audio, sampling_rate=generator.sampling_rate).total
             for level in range(len(shuffled)):
-                fake = _decode_shuffled(generator, output.codes, level, seed, clip.name)[..., : real.shape[-1]]
+                fake = _decode_shuffled(generator, output.codes, level, seed, clip.name)[
+                    ..., : real.shape[-1]
+                ]
                 shuffled[level] += mel_distance(real, fake, sampling_rate=generator.sampling_rate).total
     return [total / plain - 1 for total in shuffled]
 
 
-def _decode_shuffled(generator: TrainableSNAC, codes: Sequence[Tensor], level: int, seed: int, name: str) -> Tensor:
+def _decode_shuffled(
+    generator: TrainableSNAC, codes: Sequence[Tensor], level: int, seed: int, name: str
+) -> Tensor:
     order = torch.Generator().manual_seed(derive_seed(seed, "shuffle", level, name))
     changed = list(codes)
-    changed[level] = codes[level][:, torch.randperm(codes[level].shape[1], generator=order).to(codes[level].device)]
+    changed[level] = codes[level][
+        :, torch.randperm(codes[level].shape[1], generator=order).to(codes[level].device)
+    ]
     torch.manual_seed(derive_seed(seed, "evaluate", name))
     return generator.decode(changed)
 
@@ -135,9 +151,12 @@ def sample_pairs(generator: TrainableSNAC, clips: Iterable[NamedClip], *, seed: 
     device = next(generator.parameters()).device
     with evaluation_mode(generator):
         outputs = [
-            (clip, reconstruct(generator, clip.audio[None].to(device), seed=seed, name=clip.name)) for clip in clips
+            (clip, reconstruct(generator, clip.audio[None].to(device), seed=seed, name=clip.name))
+            for clip in clips
         ]
-    return [SamplePair(clip.name, clip.audio[0], output.audio[0, 0].float().cpu()) for clip, output in outputs]
+    return [
+        SamplePair(clip.name, clip.audio[0], output.audio[0, 0].float().cpu()) for clip, output in outputs
+    ]
 
 
 def write_samples(folder: Path, pairs: Sequence[SamplePair], sampling_rate: int) -> None:
@@ -146,7 +165,9 @@ def write_samples(folder: Path, pairs: Sequence[SamplePair], sampling_rate: int)
     for pair in pairs:
         stem = folder / safe_stem(pair.name)
         for suffix, audio in (("original", pair.real), ("reconstruction", pair.fake)):
-            soundfile.write(f"{stem}.{suffix}.wav", audio.clamp(-1, 1).numpy(), sampling_rate, subtype="PCM_16")
+            soundfile.write(
+                f"{stem}.{suffix}.wav", audio.clamp(-1, 1).numpy(), sampling_rate, subtype="PCM_16"
+            )
         spectrogram_figure(pair, sampling_rate).savefig(f"{stem}.png", dpi=100)
 
 
@@ -155,16 +176,16 @@ def safe_stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", str(Path(name).with_suffix(""))).strip("._") or "clip"
 
 
-def spectrogram_figure(pair: SamplePair, sampling_rate: int, fft_size: int = 1024):
+def spectrogram_figure(pair: SamplePair, sampling_rate: int, fft_size: int = 1024) -> Figure:
     """Magnitude spectrograms in dB of original (above) and reconstruction (below), as a matplotlib figure."""
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, title, audio in zip(axes, ("original", "reconstruction"), (pair.real, pair.fake), strict=True):
         decibels = 20 * stft_magnitude(audio[None], fft_size, fft_size // 4)[0].clamp_min(1e-5).log10()
         extent = (0.0, len(audio) / sampling_rate, 0.0, sampling_rate / 2000)
-        image = axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=40, cmap="magma")
+        image = axis.imshow(
+            decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=40, cmap="magma"
+        )
         axis.set(title=f"{pair.name}: {title}", ylabel="frequency (kHz)")
     axes[-1].set_xlabel("time (s)")
     figure.colorbar(image, ax=axes, label="level (dB)")

@@ -1,8 +1,8 @@
 """The snac folder: what `snac.SNAC.from_pretrained` loads, written and read.
 
-    config.json          the constructor's arguments, and nothing else (the stock package passes every key on)
-    model.safetensors    weights, float32
-    pytorch_model.bin    the same weights as a plain state dict: the only file that the stock package reads
+config.json          the constructor's arguments, and nothing else (the stock package passes every key on)
+model.safetensors    weights, float32
+pytorch_model.bin    the same weights as a plain state dict: the only file that the stock package reads
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from torch import Tensor
 from .errors import CheckpointError
 from .files import new_folder, write_bytes, write_json
 
-WEIGHT_FILES = ("model.safetensors", "generator.safetensors", "pytorch_model.bin")  # in the order of preference
+WEIGHT_FILES = (
+    "model.safetensors",
+    "generator.safetensors",
+    "pytorch_model.bin",
+)  # in the order of preference
 
 
 def write_export(folder: Path, model_config: dict[str, Any], weights: dict[str, Tensor]) -> Path:
@@ -43,9 +47,13 @@ def check_export(folder: Path, model: SNAC, audio: Tensor) -> None:
     Raises CheckpointError naming the first level that differs.
     """
     stock = SNAC.from_pretrained(str(folder))
-    for level, (ours, theirs) in enumerate(zip(model.encode(audio), stock.to(audio.device).encode(audio), strict=True)):
+    for level, (ours, theirs) in enumerate(
+        zip(model.encode(audio), stock.to(audio.device).encode(audio), strict=True)
+    ):
         if not torch.equal(ours, theirs):
-            raise CheckpointError(f"{folder}: the stock snac package gives other codes on level {level} than the trained model")
+            raise CheckpointError(
+                f"{folder}: the stock snac package gives other codes on level {level} than the trained model"
+            )
 
 
 def read_weights(source: str, model_config: dict[str, Any]) -> dict[str, Tensor]:
@@ -57,29 +65,42 @@ def read_weights(source: str, model_config: dict[str, Any]) -> dict[str, Tensor]
     config, weights = _read_folder(Path(source)) if Path(source).is_dir() else _read_repository(source)
     config = config.get("model", config)  # a checkpoint's config.json has sections
     for key, value in config.items():
-        if key in model_config and model_config[key] != value and value is not None and model_config[key] is not None:
-            raise CheckpointError(f"{source} has {key} = {value}, this run's model.{key} = {model_config[key]}: make them equal")
+        if (
+            key in model_config
+            and model_config[key] != value
+            and value is not None
+            and model_config[key] is not None
+        ):
+            raise CheckpointError(
+                f"{source} has {key} = {value}, this run's model.{key} = {model_config[key]}: make them equal"
+            )
     return weights
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None or not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} holds no model: expected config.json and one of {', '.join(WEIGHT_FILES)}")
+        raise CheckpointError(
+            f"{folder} holds no model: expected config.json and one of {', '.join(WEIGHT_FILES)}"
+        )
     return _read_config(folder / "config.json"), _read_tensors(file)
 
 
 def _read_repository(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from huggingface_hub import hf_hub_download, repo_info
+    from huggingface_hub import hf_hub_download, model_info
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        files = {sibling.rfilename for sibling in repo_info(name).siblings or []}
+        files = {sibling.rfilename for sibling in model_info(name).siblings or []}
         weights = next((file for file in WEIGHT_FILES if file in files), "pytorch_model.bin")
-        return _read_config(Path(hf_hub_download(name, "config.json"))), _read_tensors(Path(hf_hub_download(name, weights)))
+        return _read_config(Path(hf_hub_download(name, "config.json"))), _read_tensors(
+            Path(hf_hub_download(name, weights))
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"no folder and no readable Hub repository is named {name!r}: {reason}") from error
+        raise CheckpointError(
+            f"no folder and no readable Hub repository is named {name!r}: {reason}"
+        ) from error
 
 
 def _read_config(file: Path) -> dict[str, Any]:

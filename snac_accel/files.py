@@ -46,7 +46,7 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it is renamed to `path` (whatever was there goes), on failure removed."""
+    """Yield a temporary folder that is renamed to `path` on success (what was there goes) and removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(TEMPORARY_PREFIX + path.name)
     shutil.rmtree(temporary, ignore_errors=True)

@@ -39,7 +39,9 @@ def create_accelerator(*, mixed_precision: str | None, trackers: Sequence[str]) 
         use_all_cores()
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != expected:
-        raise ConfigError(f"the launcher started {expected} processes but {accelerator.num_processes} see each other")
+        raise ConfigError(
+            f"the launcher started {expected} processes but {accelerator.num_processes} see each other"
+        )
     return accelerator
 
 
@@ -54,7 +56,9 @@ def use_all_cores() -> None:
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-def accumulation_steps(*, batch_size: int, num_processes: int, global_batch_size: int | None, steps: int) -> int:
+def accumulation_steps(
+    *, batch_size: int, num_processes: int, global_batch_size: int | None, steps: int
+) -> int:
     """Micro-batches per step: derived from `global_batch_size` where that is given, else `steps`."""
     if global_batch_size is None:
         return steps

@@ -9,7 +9,8 @@ Shapes: B batch, T samples, F frequency bins, N frames, M mel bands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -69,7 +70,15 @@ def mel_spectrogram_loss(
     return functional.l1_loss(_log10(fake_mel, clamp), _log10(real_mel, clamp))
 
 
-MULTI_SCALE_MEL = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, mels)
+MULTI_SCALE_MEL = (
+    (32, 5),
+    (64, 10),
+    (128, 20),
+    (256, 40),
+    (512, 80),
+    (1024, 160),
+    (2048, 320),
+)  # (window, mels)
 
 
 def multi_scale_mel_loss(real: Tensor, fake: Tensor, *, sampling_rate: int = 24000) -> Tensor:
@@ -100,16 +109,25 @@ def stft_loss(
     """Multi-resolution STFT loss: spectral convergence plus L1 of log magnitudes, averaged over resolutions.
 
     Spectral convergence ‖|S| - |Ŝ|‖ / ‖|S|‖ is taken per sample of the batch and then averaged, so that micro-batches add
-    up. Resolutions are in samples, whatever `sampling_rate` is. Identical audio gives 0. Source: Parallel WaveGAN (Yamamoto et al. 2020), equations 5-8, natural logarithm.
+    up. Resolutions are in samples, whatever `sampling_rate` is. Identical audio gives 0. Source: Parallel WaveGAN
+    (Yamamoto et al. 2020), equations 5-8, natural logarithm.
     """
-    return _sum(_single_stft_loss(real, fake, *resolution, clamp) for resolution in resolutions) / len(resolutions)
+    return _sum(_single_stft_loss(real, fake, *resolution, clamp) for resolution in resolutions) / len(
+        resolutions
+    )
 
 
-def _single_stft_loss(real: Tensor, fake: Tensor, fft_size: int, hop: int, window: int, clamp: float) -> Tensor:
-    real_magnitude, fake_magnitude = (stft_magnitude(audio, fft_size, hop, window) for audio in (real, fake))  # (B, F, N)
+def _single_stft_loss(
+    real: Tensor, fake: Tensor, fft_size: int, hop: int, window: int, clamp: float
+) -> Tensor:
+    real_magnitude, fake_magnitude = (
+        stft_magnitude(audio, fft_size, hop, window) for audio in (real, fake)
+    )  # (B, F, N)
     difference = torch.linalg.vector_norm(real_magnitude - fake_magnitude, dim=(1, 2))  # (B,)
     reference = torch.linalg.vector_norm(real_magnitude, dim=(1, 2)).clamp_min(clamp)
-    log_distance = functional.l1_loss(fake_magnitude.clamp_min(clamp).log(), real_magnitude.clamp_min(clamp).log())
+    log_distance = functional.l1_loss(
+        fake_magnitude.clamp_min(clamp).log(), real_magnitude.clamp_min(clamp).log()
+    )
     return (difference / reference).mean() + log_distance
 
 
@@ -122,19 +140,22 @@ def _full(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _pairs(real: Sequence, fake: Sequence) -> zip:
+def _pairs(real: Sequence[Any], fake: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
     if len(real) != len(fake):
-        raise ValueError(f"real has {len(real)} entries and fake {len(fake)}: they must come from the same discriminator")
+        raise ValueError(
+            f"real has {len(real)} entries and fake {len(fake)}: they must come from the same discriminator"
+        )
     return zip(real, fake)
 
 
-def _sum(terms) -> Tensor:
+def _sum(terms: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-ADVERSARIAL_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "adversarial": generator_loss,
-    "feature_matching": feature_matching_loss,
+Verdict = tuple[Logits, Features]  # what a discriminator returns
+DISCRIMINATOR_LOSSES: dict[str, Callable[[Verdict, Verdict], Tensor]] = {  # f(verdict on real, verdict on fake)
+    "adversarial": lambda real, fake: generator_loss(fake[0]),
+    "feature_matching": lambda real, fake: feature_matching_loss(real[1], fake[1]),
 }
 SPECTRAL_LOSSES: dict[str, Callable[..., Tensor]] = {  # f(real, fake, sampling_rate=...)
     "multi_scale_mel": multi_scale_mel_loss,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,7 +43,11 @@ class StepMeter:
     def flush(self, mean_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Return the means since the last flush and start anew; collective."""
         names = list(self.losses)
-        means = torch.stack([self.losses[name][0].double() / self.losses[name][1] for name in names]) if names else None
+        means = (
+            torch.stack([self.losses[name][0].double() / self.losses[name][1] for name in names])
+            if names
+            else None
+        )
         values = mean_over_ranks(means).tolist() if means is not None else []
         scalars = {_path(name): value for name, value in zip(names, values, strict=True)} | self._codebooks()
         elapsed = time.perf_counter() - self.started
@@ -53,7 +57,7 @@ class StepMeter:
         self._start()
         return scalars
 
-    def _codebooks(self) -> Mapping[str, float]:
+    def _codebooks(self) -> dict[str, float]:
         if self.counts is None:
             return {}
         columns = {"perplexity": perplexity(self.counts), "share_used": share_used(self.counts)}

@@ -20,7 +20,7 @@ class MetricSum(NamedTuple):
     """A sum over clips and the number of clips."""
 
     total: float
-    count: int
+    num_clips: int
 
 
 def mel_distance(real: Tensor, fake: Tensor, *, sampling_rate: int) -> MetricSum:
@@ -36,7 +36,9 @@ def stft_distance(real: Tensor, fake: Tensor, *, sampling_rate: int) -> MetricSu
 
     From 0 (identical) upwards, lower is better. Source: descript-audio-codec `dac/nn/loss.py`, MultiScaleSTFTLoss (clamp 1e-5).
     """
-    return _per_clip(real, fake, lambda r, f: sum((_stft_l1(r, f, window) for window in (2048, 512)), torch.zeros(())))
+    return _per_clip(
+        real, fake, lambda r, f: sum((_stft_l1(r, f, window) for window in (2048, 512)), torch.zeros(()))
+    )
 
 
 def si_sdr_db(real: Tensor, fake: Tensor, *, sampling_rate: int) -> MetricSum:
@@ -56,8 +58,8 @@ def _si_sdr(real: Tensor, fake: Tensor, epsilon: float = 1e-8) -> Tensor:
 
 def _stft_l1(real: Tensor, fake: Tensor, window: int) -> Tensor:
     real, fake = (stft_magnitude(x, window, window // 4) for x in (real, fake))
-    logarithms = (x.clamp_min(1e-5).square().log10() for x in (fake, real))
-    return l1_loss(fake, real) + l1_loss(*logarithms)
+    log_fake, log_real = (x.clamp_min(1e-5).square().log10() for x in (fake, real))
+    return l1_loss(fake, real) + l1_loss(log_fake, log_real)
 
 
 @torch.no_grad()

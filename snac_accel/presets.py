@@ -52,11 +52,11 @@ _SNAC_44KHZ: ModelConfig = {**_SNAC_32KHZ, "sampling_rate": 44100}
 # Not published: small enough to train in minutes on two CPU cores; for the demo and the tests.
 _TINY: ModelConfig = {
     "sampling_rate": 16000,
-    "encoder_dim": 16,
-    "encoder_rates": [2, 4, 4, 4],
+    "encoder_dim": 8,
+    "encoder_rates": [4, 4, 4, 2],
     "latent_dim": None,
-    "decoder_dim": 256,
-    "decoder_rates": [4, 4, 4, 2],
+    "decoder_dim": 128,
+    "decoder_rates": [2, 4, 4, 4],
     "attn_window_size": None,
     "codebook_size": 256,
     "codebook_dim": 8,

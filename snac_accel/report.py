@@ -6,25 +6,37 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-ROWS = {"validation/mel_distance": "log-mel distance (7 scales)", "validation/stft_distance": "STFT distance", "validation/si_sdr_db": "SI-SDR (dB)"}
+ROWS = {
+    "validation/mel_distance": "log-mel distance (7 scales)",
+    "validation/stft_distance": "STFT distance",
+    "validation/si_sdr_db": "SI-SDR (dB)",
+}
 
 
-def results_table(first: Mapping[str, float], last: Mapping[str, float], information: Sequence[float], *, step: int) -> str:
+def results_table(
+    first: Mapping[str, float], last: Mapping[str, float], information: Sequence[float], *, step: int
+) -> str:
     """Held-out metrics and perplexities `first` and `last`, and what each level carries, as lines of text.
 
     `information` is `evaluate.level_information`: growth of the log-mel distance when a level's codes are shuffled in time.
     """
-    rows: list[list[object]] = [
-        [label, first.get(name), last.get(name), _ratio(first.get(name), last.get(name)) if "distance" in name else None]
-        for name, label in ROWS.items()
-    ]
+    rows = [[label, *_pair(first, last, name), _ratio(first, last, name)] for name, label in ROWS.items()]
     for level, growth in enumerate(information):
-        name = f"validation/level_{level}/perplexity"
-        rows.append([f"perplexity, level {level}", first.get(name), last.get(name), None])
-        rows.append([f"  its codes shuffled in time: log-mel", None, f"{growth:+.0%}", None])
+        rows.append(
+            [f"perplexity, level {level}", *_pair(first, last, f"validation/level_{level}/perplexity"), ""]
+        )
+        rows.append(["  log-mel, its codes shuffled in time", "", f"{growth:+.1%}", ""])
     headers = ["held-out", "step 0", f"step {step}", "ratio"]
-    return tabulate(rows, headers=headers, floatfmt=".2f", missingval="", colalign=("left", "right", "right", "right"))
+    return tabulate(
+        rows, headers=headers, disable_numparse=True, colalign=("left", "right", "right", "right")
+    )
 
 
-def _ratio(first: float | None, last: float | None) -> float | None:
-    return last / first if first and last is not None else None
+def _pair(first: Mapping[str, float], last: Mapping[str, float], name: str) -> list[str]:
+    return [f"{row[name]:.2f}" if name in row else "" for row in (first, last)]
+
+
+def _ratio(first: Mapping[str, float], last: Mapping[str, float], name: str) -> str:
+    """Of two distances, which end at 0; a ratio of decibels means nothing."""
+    meaningful = "distance" in name and first.get(name)
+    return f"{last[name] / first[name]:.2f}" if meaningful and name in last else ""

@@ -1,12 +1,12 @@
 """Where a run lives, and whether it may: fresh folders, resumed ones, and folders that belong to another run.
 
-    runs/demo -> demo-20260101-120000     the newest run of that name
-    runs/demo-20260101-120000/
-        config.json                       the resolved config; runs again with --config
-        checkpoints/step_00000600/        see `checkpoint`
-        logs/                             metrics.jsonl, bad_samples.jsonl, trackers
-        samples/                          held-out clips: original, reconstruction, spectrograms
-        export/                           the snac folder
+runs/demo -> demo-20260101-120000     the newest run of that name
+runs/demo-20260101-120000/
+    config.json                       the resolved config; runs again with --config
+    checkpoints/step_00000600/        see `checkpoint`
+    logs/                             metrics.jsonl, bad_samples.jsonl, trackers
+    samples/                          held-out clips: original, reconstruction, spectrograms
+    export/                           the snac folder
 """
 
 from __future__ import annotations
@@ -89,9 +89,13 @@ def _explicit(root: Path, resume: str, config: Mapping[str, Any]) -> RunFolder:
         _refuse_strange_files(folder)
         return folder
     if resume == "never":
-        raise ConfigError(f"{root} already holds a run: choose another paths.run_dir, or continue it with --resume auto")
+        raise ConfigError(
+            f"{root} already holds a run: choose another paths.run_dir, or continue it with --resume auto"
+        )
     if change := harmful_change(saved, config):
-        raise ConfigError(f"{root} holds another run ({change}): choose another paths.run_dir, or give the same setting")
+        raise ConfigError(
+            f"{root} holds another run ({change}): choose another paths.run_dir, or give the same setting"
+        )
     return folder._replace(resume_from=newest_checkpoint(folder.checkpoints))
 
 
@@ -105,9 +109,15 @@ def _named(name: str, resume: str, config: Mapping[str, Any]) -> RunFolder:
 
 
 def _from_checkpoint(path: Path, explicit: str | None, paths: Mapping[str, Any]) -> RunFolder:
-    checkpoint = path if (path / MANIFEST).is_file() else newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
+    checkpoint = (
+        path
+        if (path / MANIFEST).is_file()
+        else newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
+    )
     if checkpoint is None:
-        raise CheckpointError(f"checkpoint.resume = {str(path)!r}: no checkpoint there; give a step_… folder, a run, auto or never")
+        raise CheckpointError(
+            f"checkpoint.resume = {str(path)!r}: no checkpoint there; give a step_… folder, a run, auto or never"
+        )
     if explicit is None:
         return _layout(_root_of(checkpoint), paths, checkpoint)
     folder = _layout(Path(explicit), paths, checkpoint)
@@ -132,7 +142,9 @@ def _saved_config(root: Path) -> dict[str, Any] | None:
 
 def _refuse_strange_files(folder: RunFolder) -> None:
     if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
-        raise ConfigError(f"{folder.root} is not empty and holds no run of this program: choose another paths.run_dir")
+        raise ConfigError(
+            f"{folder.root} is not empty and holds no run of this program: choose another paths.run_dir"
+        )
     if (folder.logs / METRICS_FILE).exists():
         raise ConfigError(f"{folder.logs} holds the log of another run: choose another paths.log_dir")
 
@@ -159,7 +171,9 @@ def _fresh_name(name: str) -> Path:
 def _link(link: Path, target: Path) -> None:
     """Let `link` lead to `target`, in one rename; a real folder of that name is left alone."""
     if link.exists() and not link.is_symlink():
-        raise ConfigError(f"{link} is a folder, not the link to the newest run: choose another paths.run_name")
+        raise ConfigError(
+            f"{link} is a folder, not the link to the newest run: choose another paths.run_name"
+        )
     temporary = link.with_name(f".{link.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))

@@ -16,7 +16,7 @@ from .checkpoint import save_checkpoint
 from .config import TrainingConfig, config_hash, to_dict
 from .dataset import AudioDataset, BadSamples, Batch, ValidationClips
 from .errors import DataError, UserError
-from .evaluate import Evaluation, evaluate, level_information, sample_pairs, write_samples
+from .evaluate import Evaluation, SamplePair, evaluate, level_information, sample_pairs, write_samples
 from .export import check_export, write_export
 from .generator import TrainableSNAC
 from .meter import StepMeter
@@ -79,13 +79,24 @@ def account(session: Session, batches: list[Batch], report: StepReport, waited: 
     samples = sum(batch.audio.numel() for batch in batches)
     padding = sum(batch.num_padding for batch in batches)
     clips = sum(len(batch.names) for batch in batches)
-    own = [session.stop.number > 0, clips, samples - padding, padding, session.bad.num_bad, session.bad.num_tries]
-    sums = session.sum_over_ranks(torch.tensor(own, dtype=torch.int64, device=session.accelerator.device)).tolist()
+    own = [
+        session.stop.number > 0,
+        clips,
+        samples - padding,
+        padding,
+        session.bad.num_bad,
+        session.bad.num_tries,
+    ]
+    sums = session.sum_over_ranks(
+        torch.tensor(own, dtype=torch.int64, device=session.accelerator.device)
+    ).tolist()
     stop, clips, audio, padding, bad, tries = sums
     state = session.state
     for name, number in (("clips", clips), ("audio_samples", audio), ("padding_samples", padding)):
         state.count(name, number)
-    session.meter.add(report, waited=waited, audio_seconds=(audio + padding) / session.config.model.sampling_rate)
+    session.meter.add(
+        report, waited=waited, audio_seconds=(audio + padding) / session.config.model.sampling_rate
+    )
     if message := session.bad.stop_message(bad, tries):
         raise DataError(message)
     session.skipped_in_a_row = session.skipped_in_a_row + 1 if report.skipped else 0
@@ -112,7 +123,7 @@ def log_step(session: Session) -> None:
     """Write the means since the last call to bar, trackers and log; collective."""
     state = session.state
     scalars = session.meter.flush(session.mean_over_ranks)
-    scalars["train/learning_rate"] = state.optimizers["generator"].param_groups[0]["lr"]
+    scalars["train/learning_rate"] = state.optimizers["generator"].param_groups[-1]["lr"]
     total = state.counters["audio_samples"] + state.counters["padding_samples"]
     scalars["data/padding_share"] = state.counters["padding_samples"] / max(total, 1)
     scalars["data/clips"] = state.counters["clips"]
@@ -144,7 +155,9 @@ def validate_model(session: Session) -> Evaluation | None:
     for failure in own.failures:
         log.warning("validation clip %s is left out: %s", failure.name, failure.reason)
     if not result.num_clips:
-        raise DataError("no validation clip could be decoded: see the reasons above, or set validation.enabled to false")
+        raise DataError(
+            "no validation clip could be decoded: see the reasons above, or set validation.enabled to false"
+        )
     session.tracking.log(result.scalars(), session.state.step)
     session.tracking.say(f"step {session.state.step}: {describe(result)}")
     if session.accelerator.is_main_process and session.config.validation.num_samples:
@@ -161,7 +174,7 @@ def describe(result: Evaluation) -> str:
     )
 
 
-def _pairs(session: Session):
+def _pairs(session: Session) -> list[SamplePair]:
     assert session.validation is not None
     clips = islice(session.validation, session.config.validation.num_samples)
     return sample_pairs(session.generator, clips, seed=session.seed)
@@ -189,7 +202,9 @@ def save(session: Session) -> None:
 def finish(session: Session) -> None:
     """Export, check the export against the stock package, write samples, print the results; collective."""
     if session.accelerator.is_main_process:
-        export = write_export(session.folder.export, to_dict(session.config)["model"], session.generator.state_dict())
+        export = write_export(
+            session.folder.export, to_dict(session.config)["model"], session.generator.state_dict()
+        )
         check_export(export, session.generator, _probe(session))
         session.tracking.say(f"exported to {export}: snac.SNAC.from_pretrained({str(export)!r}) loads it")
         if session.validation is not None:
@@ -203,7 +218,9 @@ def _probe(session: Session) -> Tensor:
     if session.validation is not None:
         for clip in session.validation:
             return clip.audio[None].to(session.accelerator.device)
-    noise = torch.randn(1, 1, session.config.segment_samples, generator=torch.Generator().manual_seed(session.seed))
+    noise = torch.randn(
+        1, 1, session.config.segment_samples, generator=torch.Generator().manual_seed(session.seed)
+    )
     return (0.1 * noise).to(session.accelerator.device)
 
 

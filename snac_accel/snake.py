@@ -33,7 +33,9 @@ class SnakeFunction(torch.autograd.Function):
         grad_alpha = None
         if ctx.needs_input_grad[1]:
             by_argument = 2 * (slope * x).sum((0, 2), keepdim=True) * inverse
-            grad_alpha = by_argument - (gradient * sine.square_()).sum((0, 2), keepdim=True) * inverse.square()
+            grad_alpha = (
+                by_argument - (gradient * sine.square_()).sum((0, 2), keepdim=True) * inverse.square()
+            )
         return gradient + slope.mul_(2 * alpha * inverse), grad_alpha
 
 
@@ -49,8 +51,9 @@ def replace_snakes(module: nn.Module) -> None:
     """Put a `FastSnake1d` with the same parameter in the place of every upstream snake below `module`."""
     for name, child in module.named_children():
         if type(child) is Snake1d:
-            fast = FastSnake1d(child.alpha.shape[1])
-            fast.alpha = child.alpha
+            alpha = child.get_parameter("alpha")  # (1, C, 1)
+            fast = FastSnake1d(alpha.shape[1])
+            fast.alpha = alpha
             setattr(module, name, fast)
         else:
             replace_snakes(child)

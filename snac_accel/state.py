@@ -12,6 +12,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from .codebook import CodebookUsage
 
 
+COUNTERS = (
+    "skipped_updates",  # steps whose loss or gradient was not finite
+    "clips",  # windows trained on, over all ranks
+    "audio_samples",  # their samples without padding
+    "padding_samples",  # zeros appended to short clips
+    "bad_clips",  # clips that could not be decoded
+)
+
+
 @dataclass
 class TrainState:
     """The moving parts of a run. Models may be wrapped (DDP); `generator` and `discriminators` are called as they are."""
@@ -35,12 +44,3 @@ class TrainState:
     def progress(self) -> dict[str, Any]:
         """What JSON can hold: step and counters."""
         return {"step": self.step, "counters": dict(self.counters)}
-
-
-COUNTERS = (
-    "skipped_updates",  # steps whose loss or gradient was not finite
-    "clips",  # windows trained on, over all ranks
-    "audio_samples",  # their samples without padding
-    "padding_samples",  # zeros appended to short clips
-    "bad_clips",  # clips that could not be decoded
-)

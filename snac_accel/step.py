@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .codebook import count_codes, restart_dead_codes
 from .generator import GeneratorOutput
-from .losses import ADVERSARIAL_LOSSES, SPECTRAL_LOSSES, discriminator_loss, feature_matching_loss, generator_loss
+from .losses import DISCRIMINATOR_LOSSES, SPECTRAL_LOSSES, discriminator_loss
 from .seeds import derive_seed
 from .state import TrainState
 
@@ -70,7 +70,9 @@ def train_step(
         with accelerator.accumulate(*state.models()):
             seed_noise(settings.seed, state.step, index, accelerator.process_index)
             output = state.generator(real)
-            gather_gradients(real, output, state, accelerator, settings, report, 1 / len(batches), log_unweighted)
+            gather_gradients(
+                real, output, state, accelerator, settings, report, 1 / len(batches), log_unweighted
+            )
             outputs.append(output)
     update(state, accelerator, settings, report)
     if not report.skipped:
@@ -120,16 +122,12 @@ def _discriminate(
     share: float,
 ) -> Tensor:
     """Back-propagate the discriminator's loss into its parameters; return the gradient of its verdict on `leaf`."""
-    real_logits, real_features = discriminator(real)
-    fake_logits, fake_features = discriminator(leaf)
-    terms = {
-        "adversarial": generator_loss(fake_logits),
-        "feature_matching": feature_matching_loss(real_features, fake_features),
-    }
+    on_real, on_fake = discriminator(real), discriminator(leaf)
+    terms = {term: loss(on_real, on_fake) for term, loss in DISCRIMINATOR_LOSSES.items()}
     for term, value in terms.items():
         report.add(term, value, share)
     gradient = _gradient(terms, leaf, settings.loss_weights, retain_graph=True)
-    loss = discriminator_loss(real_logits, fake_logits)
+    loss = discriminator_loss(on_real[0], on_fake[0])
     report.add(f"discriminator/{name}", loss, share)
     accelerator.backward(loss, inputs=list(discriminator.parameters()))
     return gradient
@@ -152,9 +150,14 @@ def _reconstruct(
     return gradient
 
 
-def _gradient(terms: Mapping[str, Tensor], leaf: Tensor, weights: Mapping[str, float], retain_graph: bool = False) -> Tensor:
-    total = torch.stack([weights.get(name, 0.0) * value for name, value in terms.items() if weights.get(name, 0.0) > 0] or [leaf.sum() * 0])
-    return torch.autograd.grad(total.sum(), leaf, retain_graph=retain_graph)[0]
+def _gradient(
+    terms: Mapping[str, Tensor], leaf: Tensor, weights: Mapping[str, float], retain_graph: bool = False
+) -> Tensor:
+    """The gradient of the weighted sum of `terms` on `leaf`; zero where no weight is above 0."""
+    weighted = [weights[name] * value for name, value in terms.items() if weights.get(name, 0.0) > 0]
+    if not weighted:
+        return torch.zeros_like(leaf)
+    return torch.autograd.grad(torch.stack(weighted).sum(), leaf, retain_graph=retain_graph)[0]
 
 
 def update(state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport) -> None:

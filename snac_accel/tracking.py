@@ -42,7 +42,9 @@ class Tracking:
         accelerator.init_trackers(name, config=flatten(config))
         self.file = open(log_dir / METRICS_FILE, "a", encoding="utf-8") if self.main else None
         shown = self.main and progress_bar
-        self.bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=not shown, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total, initial=start, desc="training", unit="step", disable=not shown, dynamic_ncols=True
+        )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Write scalars to the trackers and, with step and time, as one line to the log; non-finite values stay visible."""
@@ -74,11 +76,13 @@ class Tracking:
         for pair in pairs:
             stem = safe_stem(pair.name)
             writer.add_audio(f"samples/{stem}/original", pair.real, step, sample_rate=sampling_rate)
-            writer.add_audio(f"samples/{stem}/reconstruction", pair.fake.clamp(-1, 1), step, sample_rate=sampling_rate)
+            writer.add_audio(
+                f"samples/{stem}/reconstruction", pair.fake.clamp(-1, 1), step, sample_rate=sampling_rate
+            )
             writer.add_figure(f"samples/{stem}", spectrogram_figure(pair, sampling_rate), step)
         writer.flush()
 
-    def _tensorboard(self):
+    def _tensorboard(self) -> Any:
         if not self.main or "tensorboard" not in {tracker.name for tracker in self.accelerator.trackers}:
             return None
         return self.accelerator.get_tracker("tensorboard", unwrap=True)

@@ -26,7 +26,7 @@ from .dataset import AudioDataset, BadSamples, Batch, ValidationClips, make_load
 from .discriminators import DISCRIMINATORS
 from .errors import CheckpointError, UserError
 from .export import read_weights
-from .generator import TrainableSNAC
+from .generator import TrainableSNAC, encoding_modules, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator
 from .run_folder import RunFolder, open_run
 from .seeds import derive_seed
@@ -156,7 +156,9 @@ def open_run_on_all_ranks(config: TrainingConfig, accelerator: Accelerator) -> R
     return outcome[0]
 
 
-def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignal) -> Session:
+def setup_session(
+    config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignal
+) -> Session:
     """Build data, models and optimisers, load the checkpoint if there is one, and open the log; collective."""
     settings = config.training
     accumulation = accumulation_steps(
@@ -187,7 +189,17 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
     tracking.say(introduction(config, generator, discriminators, folder, global_batch_size))
     bad = BadSamples(config.data.max_bad_fraction)
     return Session(
-        config, accelerator, folder, state, training, validation, tracking, stop, accumulation, global_batch_size, bad
+        config,
+        accelerator,
+        folder,
+        state,
+        training,
+        validation,
+        tracking,
+        stop,
+        accumulation,
+        global_batch_size,
+        bad,
     )
 
 
@@ -237,8 +249,11 @@ def setup_models(
     torch.manual_seed(derive_seed(config.training.seed, "models"))
     model = to_dict(config)["model"]
     generator = TrainableSNAC(**model)
+    zero_encoding_biases(generator)
     options = config.discriminators.model_dump()
-    discriminators = {name: family(**options[name]) for name, family in DISCRIMINATORS.items() if options[name]}
+    discriminators = {
+        name: family(**options[name]) for name, family in DISCRIMINATORS.items() if options[name]
+    }
     if source := config.training.init_from:
         load_generator(generator, source, model)
     return generator.to(device), {name: module.to(device) for name, module in discriminators.items()}
@@ -249,7 +264,9 @@ def load_generator(generator: TrainableSNAC, source: str, model: dict[str, Any])
     try:
         generator.load_state_dict(read_weights(source, model))
     except RuntimeError as error:
-        raise CheckpointError(f"{source} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+        raise CheckpointError(
+            f"{source} does not fit the model: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: TrainingConfig) -> None:
@@ -258,43 +275,58 @@ def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: Tr
     if codebook.initialization != "kmeans" or config.training.init_from is not None:
         return
     loader = make_loader(
-        training, size, num_steps=-(-codebook.initialization_clips // size), num_workers=config.data.num_workers
+        training,
+        size,
+        num_steps=-(-codebook.initialization_clips // size),
+        num_workers=config.data.num_workers,
     )
     initialize_codebooks(generator, (batch.audio for batch in loader), seed=config.training.seed)
 
 
 def setup_optimizers(
-    generator: nn.Module, discriminators: Mapping[str, nn.Module], config: TrainingConfig
+    generator: TrainableSNAC, discriminators: Mapping[str, nn.Module], config: TrainingConfig
 ) -> tuple[dict[str, Optimizer], dict[str, LRScheduler]]:
     """AdamW and schedule, one of each for the generator and one for all discriminators together."""
     settings, options = config.training, config.optimizer
-    groups = {"generator": list(generator.parameters())}
-    if discriminators:
-        groups["discriminator"] = [p for module in discriminators.values() for p in module.parameters()]
-    rates = {
-        "generator": settings.learning_rate,
-        "discriminator": settings.discriminator_learning_rate or settings.learning_rate,
+    encoding = [parameter for part in encoding_modules(generator) for parameter in part.parameters()]
+    own = {id(parameter) for parameter in encoding}
+    others = [parameter for parameter in generator.parameters() if id(parameter) not in own]
+    judging = [parameter for module in discriminators.values() for parameter in module.parameters()]
+    shared: dict[str, Any] = {
+        "betas": options.betas,
+        "eps": options.epsilon,
+        "weight_decay": options.weight_decay,
     }
     optimizers: dict[str, Optimizer] = {
-        name: AdamW(
-            parameters,
-            lr=rates[name],
-            betas=options.betas,
-            eps=options.epsilon,
-            weight_decay=options.weight_decay,
-        )
-        for name, parameters in groups.items()
+        "generator": AdamW([{"params": encoding}, {"params": others}], lr=settings.learning_rate, **shared)
     }
-    schedules: dict[str, LRScheduler] = {
-        name: LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings.lr_decay, settings.warmup_steps))
-        for name, optimizer in optimizers.items()
-    }
-    return optimizers, schedules
+    if judging:
+        rate = settings.discriminator_learning_rate or settings.learning_rate
+        optimizers["discriminator"] = AdamW(judging, lr=rate, **shared)
+    return optimizers, {name: schedule(name, optimizer, config) for name, optimizer in optimizers.items()}
+
+
+def schedule(name: str, optimizer: Optimizer, config: TrainingConfig) -> LRScheduler:
+    """The schedule of an optimiser: functions of the step alone, one for each of its groups."""
+    settings, codebook = config.training, config.codebook
+
+    def factor(step: int) -> float:
+        return learning_rate_factor(step, settings.lr_decay, settings.warmup_steps)
+
+    def encoding_factor(step: int) -> float:
+        return factor(step) * release_factor(step, codebook.hold_steps, codebook.release_steps)
+
+    return LambdaLR(optimizer, [encoding_factor, factor] if name == "generator" else factor)
 
 
 def learning_rate_factor(step: int, decay: float, warmup_steps: int) -> float:
     """Exponential decay per step, times a linear warm-up from 1 / warmup_steps to 1."""
     return decay**step * min(1.0, (step + 1) / max(warmup_steps, 1))
+
+
+def release_factor(step: int, hold_steps: int, release_steps: int) -> float:
+    """0 for `hold_steps` steps, then rising to 1 over `release_steps`."""
+    return min(1.0, max(0, step + 1 - hold_steps) / (release_steps + 1))
 
 
 def setup_state(

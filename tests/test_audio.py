@@ -180,7 +180,7 @@ def test_stft_is_the_definition() -> None:
     audio = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     spectrum = stft(audio, 256, 64, 200)
     assert spectrum.shape == (2, 129, 3000 // 64 + 1)
-    frame = 20  # the window of 200 samples lies in the middle of the frame of 256, the frame around sample 20 * 64
+    frame = 20  # around sample 20 * 64; the window of 200 samples lies in the middle of its 256
     window = torch.zeros(256, dtype=torch.float64)
     window[28:228] = 0.5 - 0.5 * torch.cos(2 * math.pi * torch.arange(200, dtype=torch.float64) / 200)
     expected = torch.fft.rfft(audio[:, frame * 64 - 128 : frame * 64 + 128] * window)
@@ -219,7 +219,7 @@ def test_mel_filters_are_those_of_librosa(rate: int, fft_size: int, num_mels: in
     assert mel_filter_bank(rate, fft_size, num_mels, CPU) is filters
 
 
-def test_mel_spectrogram_is_float32_under_autocast_and_usable_after_inference_mode() -> None:
+def test_mel_spectrogram_is_float32_and_usable_after_inference_mode() -> None:
     audio = torch.randn(1, 1, 4000, requires_grad=True)
     with torch.inference_mode():
         mel_spectrogram(audio.detach(), 24_000, 400, 100, 20)

@@ -151,9 +151,17 @@ class CodebookSettings(Section):
         default="kmeans", description="First codes: clusters of latents, or random."
     )
     initialization_clips: Count = Field(default=256, description="Clips whose latents k-means clusters.")
+    hold_steps: CountOrZero = Field(
+        default=0,
+        description="Steps at the start in which encoder and codebooks stand still, "
+        "so that the decoder learns to read the codes before they move.",
+    )
+    release_steps: CountOrZero = Field(
+        default=0, description="Steps after these over which their learning rate rises to its full value."
+    )
     restart: bool = Field(default=True, description="Move dead codes onto current latents.")
     restart_after: Annotated[float, Field(gt=0, le=1e6)] = Field(
-        default=4.0,
+        default=8.0,
         description="Lookups without being chosen after which a code is dead, in multiples of codebook_size.",
     )
 

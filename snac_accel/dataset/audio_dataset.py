@@ -6,7 +6,6 @@ Shapes: T samples.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -170,12 +169,6 @@ class AudioDataset(Dataset[Any]):
         mask = hold_out(names, fraction, speakers if by == "speaker" else None)
         rows = np.arange(len(self.source.rows)) if self._rows_kept is None else self._rows_kept
         return self._part(rows_kept=rows[~mask]), self._part(rows_kept=rows[mask])
-
-    def with_fixed_windows(self) -> AudioDataset:
-        """Return the same clips with the window at the beginning of each, without gain."""
-        part = self._part(self._rows_kept, self._is_kept)
-        part.windows = replace(self.windows, random_window=False)
-        return part
 
     def _part(
         self, rows_kept: NDArray[np.int64] | None = None, is_kept: partial[bool] | None = None

@@ -7,13 +7,14 @@ and adds its columns; metadata in another layout (LJSpeech's, for example) is le
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import datasets
-import pandas
+import pyarrow.parquet
 
 from ..errors import DataError
 
@@ -90,25 +91,22 @@ def _read_metadata(root: Path, path: str) -> Iterator[dict[str, str]]:
                 raise DataError(f"{root / path} names {name!r}, which lies outside the folder {root}")
             yield {
                 "audio": clip,
-                **{column: str(value) for column, value in row.items() if column != "audio"},
+                **{column: str(value) for column, value in row.items() if column not in ("", "audio")},
             }
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise DataError(f"{root / path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _metadata_rows(path: Path) -> list[dict[str, object]]:
     """Return the rows of a metadata file that has a column `file_name`, else an empty list."""
     if path.suffix == ".parquet":
-        table = pandas.read_parquet(path)
-        return table.to_dict("records") if "file_name" in table.columns else []
-    with path.open(encoding="utf-8") as file:
-        if "file_name" not in file.readline():
-            return []
-    if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
+        table = pyarrow.parquet.read_table(path)
+        return table.to_pylist() if "file_name" in table.column_names else []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".jsonl":
             return [row for row in map(json.loads, filter(str.strip, file)) if "file_name" in row]
-    table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    return table.to_dict("records") if "file_name" in table.columns else []
+        reader = csv.DictReader(file, restkey="", restval="")
+        return list(reader) if "file_name" in (reader.fieldnames or ()) else []
 
 
 def _storable(text: str) -> str:

@@ -63,7 +63,7 @@ def make_loader(
     sampler = None if dataset.streaming else StepBatchSampler(len(dataset), dataset.windows.seed, *layout)
     loader = DataLoader(
         batches,
-        sampler=sampler,  # type: ignore[arg-type]  # anything iterable will do
+        sampler=sampler,
         batch_size=None,  # the sampler yields whole micro-batches, and so does the stream
         num_workers=num_workers,
         prefetch_factor=PREFETCHED_BATCHES if num_workers else None,
