@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import CheckpointError
+from .export import write_export
 from .files import new_folder, sha256, sync_folder, write_bytes, write_json
 from .state import TrainState
 
@@ -60,7 +61,8 @@ def save_checkpoint(
         write_json(draft / MANIFEST, {"format": FORMAT, **facts, "files": _fingerprints(draft)})
     if keep_last is not None:
         for old in list_checkpoints(folder)[:-keep_last]:
-            shutil.rmtree(old)
+            if old != target:  # newer ones may stand here, if the run went back to an older one
+                shutil.rmtree(old)
         sync_folder(folder)
     return target
 
@@ -88,17 +90,25 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).is_file():
         raise CheckpointError(f"{path} is not a complete checkpoint: it has no {MANIFEST}")
     manifest = _read_json(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {manifest.get('format')}, this version reads {FORMAT}"
-        )
-    for name, facts in manifest["files"].items():
-        file = path / Path(name).name
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
+    for file, fingerprint in _expected_files(path, manifest).items():
         if not file.is_file():
             raise CheckpointError(f"{file} is missing from the checkpoint")
-        if file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
+        if (file.stat().st_size, sha256(file)) != fingerprint:
             raise CheckpointError(f"{file} is damaged: it is not the file that was saved")
     return manifest
+
+
+def _expected_files(path: Path, manifest: dict[str, Any]) -> dict[Path, tuple[int, str]]:
+    """Size and SHA-256 of every file that should be there."""
+    try:
+        if not {"step", "config_hash", "world_size", "global_batch_size"} <= manifest.keys():
+            raise KeyError("facts")
+        return {path / name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: it is not the file that was saved") from error
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -110,6 +120,27 @@ def newest_checkpoint(folder: Path) -> Path | None:
         except CheckpointError as error:
             log.warning("%s; falling back to the checkpoint before it", error)
     return None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` is, or the newest intact one of the run that lives there; CheckpointError if there is none."""
+    if (path / MANIFEST).is_file():
+        return path
+    found = newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
+    if found is None:
+        raise CheckpointError(f"{path}: no checkpoint there; give a step_… folder or the folder of a run")
+    return found
+
+
+def export_checkpoint(source: Path, folder: Path) -> Path:
+    """Write the snac folder of a run's newest checkpoint, or of one checkpoint; returns the checkpoint."""
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already: give a new folder")
+    checkpoint = find_checkpoint(source)
+    verify_checkpoint(checkpoint)
+    model = _read_json(checkpoint / "config.json")["model"]
+    write_export(folder, model, _read_tensors(checkpoint / "generator.safetensors"))
+    return checkpoint
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`snac-accel train`, `snac-accel show-config`: from flags to a configuration, then one function.
+"""`snac-accel train`, `snac-accel show-config`, `snac-accel export`: from flags to a configuration, then one function.
 
 The flags come from the schema: pydantic-settings makes one for every setting by its dotted name. Nothing here
 loads torch before the configuration is known to be right.
@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic_settings import BaseSettings, CliSettingsSource
@@ -59,6 +60,18 @@ def show_config(arguments: Sequence[str]) -> int:
     flags = parser.parse_known(arguments)
     settings = to_dict(read_config(flags))
     print(json.dumps(settings, indent=2, ensure_ascii=False) if flags.json else to_yaml(settings), end="")
+    return EXIT_OK
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`."""
+    parser = ConfigParser(prog="snac-accel export", description="Write the snac folder of a run or a checkpoint.")
+    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="folder of a run (its newest checkpoint) or of one step")
+    parser.add_argument("folder", metavar="DIR", help="folder to write; must not exist yet")
+    flags = parser.parse_known(arguments)
+    from .checkpoint import export_checkpoint  # loads torch
+
+    print(f"exported {export_checkpoint(Path(flags.source), Path(flags.folder))} to {flags.folder}")
     return EXIT_OK
 
 
@@ -177,4 +190,5 @@ def _overview() -> str:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "show-config": show_config,
+    "export": export,
 }

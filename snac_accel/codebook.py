@@ -184,29 +184,31 @@ def initialize_codebooks(
 def spherical_kmeans(vectors: Tensor, num_clusters: int, *, seed: int = 0, iterations: int = 10) -> Tensor:
     """Centres (num_clusters, d) of `vectors` (N, d), clustered by direction, each the mean of its raw members.
 
-    Empty clusters are given the vectors that fit their own centre worst. With fewer vectors than clusters the
-    surplus centres are vectors again, moved by a hundredth of their length, so that no two rows are equal.
+    Empty clusters are given the vectors that fit their own centre worst. Where there are fewer different vectors than
+    clusters, rows would repeat; those are moved by about a hundredth of their length, so that no two are equal.
     """
     generator = torch.Generator().manual_seed(seed)
-    centres = _first_centres(vectors, num_clusters, generator)
+    rounds = -(-num_clusters // len(vectors))
+    order = torch.randperm(len(vectors), generator=generator).repeat(rounds)[:num_clusters]
+    centres = vectors[order.to(vectors.device)]
     directions = functional.normalize(vectors)
     for _ in range(iterations):
         similarity, labels = _assign(directions, functional.normalize(centres))
         centres = _means(vectors, labels, centres)
         empty = (torch.bincount(labels, minlength=num_clusters) == 0).nonzero().flatten()[: len(vectors)]
         centres[empty] = vectors[similarity.argsort()[: len(empty)]]
-    return centres
+    return _separate(centres, generator)
 
 
-def _first_centres(vectors: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(len(vectors), generator=generator).repeat(-(-num_clusters // len(vectors)))[
-        :num_clusters
-    ]
-    centres = vectors[order.to(vectors.device)].clone()
-    surplus = centres[len(vectors) :]
-    noise = torch.randn(surplus.shape, generator=generator).to(vectors)
-    centres[len(vectors) :] += 0.01 * noise * surplus.norm(dim=-1, keepdim=True)
-    return centres
+def _separate(centres: Tensor, generator: torch.Generator) -> Tensor:
+    """Move each row of `centres` (K, d) that repeats an earlier one by about a hundredth of its length."""
+    _, kind = centres.unique(dim=0, return_inverse=True)
+    order = torch.arange(len(centres), device=centres.device)
+    first = order.new_full((len(centres),), len(centres)).scatter_reduce(0, kind, order, "amin")  # row of each kind
+    repeats = order > first[kind]
+    noise = torch.randn(centres.shape, generator=generator).to(centres)
+    moved = centres + 0.01 * noise * centres.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return torch.where(repeats[:, None], moved, centres)
 
 
 def _assign(directions: Tensor, centres: Tensor, chunk: int = 16384) -> tuple[Tensor, Tensor]:

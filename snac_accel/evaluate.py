@@ -181,7 +181,7 @@ def spectrogram_figure(pair: SamplePair, sampling_rate: int, fft_size: int = 102
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, title, audio in zip(axes, ("original", "reconstruction"), (pair.real, pair.fake), strict=True):
-        decibels = 20 * stft_magnitude(audio[None], fft_size, fft_size // 4)[0].clamp_min(1e-5).log10()
+        decibels = 20 * stft_magnitude(audio[None], fft_size, fft_size // 4)[0].clamp_min(1e-5).log10().numpy()
         extent = (0.0, len(audio) / sampling_rate, 0.0, sampling_rate / 2000)
         image = axis.imshow(
             decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=40, cmap="magma"

@@ -63,14 +63,10 @@ def read_weights(source: str, model_config: dict[str, Any]) -> dict[str, Tensor]
     model with another configuration.
     """
     config, weights = _read_folder(Path(source)) if Path(source).is_dir() else _read_repository(source)
-    config = config.get("model", config)  # a checkpoint's config.json has sections
     for key, value in config.items():
-        if (
-            key in model_config
-            and model_config[key] != value
-            and value is not None
-            and model_config[key] is not None
-        ):
+        if key not in model_config or key == "latent_dim" and None in (value, model_config[key]):
+            continue  # None: a rule of the constructor
+        if model_config[key] != value:
             raise CheckpointError(
                 f"{source} has {key} = {value}, this run's model.{key} = {model_config[key]}: make them equal"
             )
@@ -97,19 +93,21 @@ def _read_repository(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             Path(hf_hub_download(name, weights))
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"no folder and no readable Hub repository is named {name!r}: {reason}"
+            f"no folder and no readable Hub repository is named {name!r}: {_first_line(error)}"
         ) from error
 
 
 def _read_config(file: Path) -> dict[str, Any]:
+    """The constructor's arguments: the whole file, or its section `model` in a checkpoint."""
     try:
         config = json.loads(file.read_text())
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if isinstance(config, dict):
+        config = config.get("model", config)
     if not isinstance(config, dict):
-        raise CheckpointError(f"{file} should hold a JSON object, not {type(config).__name__}")
+        raise CheckpointError(f"{file} should hold a JSON object with the model's arguments, not {type(config).__name__}")
     return config
 
 
@@ -117,8 +115,16 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
     except Exception as error:  # pickle.UnpicklingError and kin: whatever a hostile file provokes
         raise CheckpointError(f"{file} is not a plain state dict: {type(error).__name__}") from error
+    plain = isinstance(tensors, dict) and all(isinstance(x, Tensor) for x in tensors.values())
+    if not plain or not all(isinstance(name, str) for name in tensors):
+        raise CheckpointError(f"{file} is not a plain state dict: it should map names to tensors")
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

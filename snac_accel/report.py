@@ -25,7 +25,7 @@ def results_table(
         rows.append(
             [f"perplexity, level {level}", *_pair(first, last, f"validation/level_{level}/perplexity"), ""]
         )
-        rows.append(["  log-mel, its codes shuffled in time", "", f"{growth:+.1%}", ""])
+        rows.append(["└ log-mel distance with its codes shuffled", "", f"{growth:+.1%}", ""])
     headers = ["held-out", "step 0", f"step {step}", "ratio"]
     return tabulate(
         rows, headers=headers, disable_numparse=True, colalign=("left", "right", "right", "right")

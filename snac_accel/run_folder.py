@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoint import MANIFEST, list_checkpoints, newest_checkpoint
-from .errors import CheckpointError, ConfigError
+from .checkpoint import find_checkpoint, list_checkpoints, newest_checkpoint
+from .errors import ConfigError
 from .files import replace_json
 from .tracking import METRICS_FILE
 
@@ -56,25 +56,45 @@ class RunFolder(NamedTuple):
 
 
 def open_run(config: Mapping[str, Any]) -> RunFolder:
-    """Decide the folder and the checkpoint of a run and create what is missing; call it on one rank only.
+    """`choose_run`, then `create_run`."""
+    folder = choose_run(config)
+    create_run(folder, config)
+    return folder
+
+
+def choose_run(config: Mapping[str, Any]) -> RunFolder:
+    """Decide the folder of a run and the checkpoint it continues from, writing nothing; call it on one rank only.
 
     `config` is the resolved config as nested plain values. Raises ConfigError or CheckpointError, one line, if the folder
-    holds another run, or if `checkpoint.resume` names no checkpoint; then nothing has been written.
+    holds another run, or if `checkpoint.resume` names no checkpoint.
     """
     paths, resume = config["paths"], config["checkpoint"]["resume"]
     explicit = paths["run_dir"] or paths["checkpoint_dir"]
+    link = None if explicit else _link_of(config)
+    if link is not None and link.exists() and not link.is_symlink():
+        raise ConfigError(f"{link} is not the link to the newest run: choose another paths.run_name")
     if resume not in ("auto", "never"):
-        folder = _from_checkpoint(Path(resume), explicit, paths)
-    elif explicit:
-        folder = _explicit(Path(explicit), resume, config)
-    else:
-        folder = _named(paths["run_name"], resume, config)
-    for path in (folder.root, folder.checkpoints, folder.logs):
-        path.mkdir(parents=True, exist_ok=True)
-    replace_json(folder.root / CONFIG_FILE, config)
-    if not explicit:
-        _link(RUNS / paths["run_name"], folder.root)
-    return folder
+        return _from_checkpoint(Path(resume), explicit, config)
+    if explicit:
+        return _explicit(Path(explicit), resume, config)
+    return _named(paths["run_name"], resume, config)
+
+
+def create_run(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """Create what is missing of the folders, save the config, and let the link of the run's name lead there."""
+    paths = config["paths"]
+    try:
+        for path in (folder.root, folder.checkpoints, folder.logs):
+            path.mkdir(parents=True, exist_ok=True)
+        replace_json(folder.root / CONFIG_FILE, config)
+        if not (paths["run_dir"] or paths["checkpoint_dir"]):
+            _link(_link_of(config), folder.root)
+    except OSError as error:
+        raise ConfigError(f"{folder.root} cannot be created: {error}") from error
+
+
+def _link_of(config: Mapping[str, Any]) -> Path:
+    return RUNS / config["paths"]["run_name"]
 
 
 def _layout(root: Path, paths: Mapping[str, Any], resume_from: Path | None = None) -> RunFolder:
@@ -92,10 +112,7 @@ def _explicit(root: Path, resume: str, config: Mapping[str, Any]) -> RunFolder:
         raise ConfigError(
             f"{root} already holds a run: choose another paths.run_dir, or continue it with --resume auto"
         )
-    if change := harmful_change(saved, config):
-        raise ConfigError(
-            f"{root} holds another run ({change}): choose another paths.run_dir, or give the same setting"
-        )
+    _refuse_another_run(root, saved, config)
     return folder._replace(resume_from=newest_checkpoint(folder.checkpoints))
 
 
@@ -105,24 +122,23 @@ def _named(name: str, resume: str, config: Mapping[str, Any]) -> RunFolder:
     if saved is not None and harmful_change(saved, config) is None:
         folder = _layout(newest.resolve(), config["paths"])
         return folder._replace(resume_from=newest_checkpoint(folder.checkpoints))
-    return _layout(_fresh_name(name), config["paths"])
+    folder = _layout(_fresh_name(name), config["paths"])
+    _refuse_strange_files(folder)
+    return folder
 
 
-def _from_checkpoint(path: Path, explicit: str | None, paths: Mapping[str, Any]) -> RunFolder:
-    checkpoint = (
-        path
-        if (path / MANIFEST).is_file()
-        else newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
-    )
-    if checkpoint is None:
-        raise CheckpointError(
-            f"checkpoint.resume = {str(path)!r}: no checkpoint there; give a step_… folder, a run, auto or never"
-        )
-    if explicit is None:
-        return _layout(_root_of(checkpoint), paths, checkpoint)
-    folder = _layout(Path(explicit), paths, checkpoint)
-    if list_checkpoints(folder.checkpoints) and folder.checkpoints.resolve() != checkpoint.resolve().parent:
+def _from_checkpoint(path: Path, explicit: str | None, config: Mapping[str, Any]) -> RunFolder:
+    """The run that `path` belongs to goes on in its own folder, or branches off into `explicit`, which must be free."""
+    checkpoint = find_checkpoint(path)
+    folder = _layout(Path(explicit or _root_of(checkpoint)), config["paths"], checkpoint)
+    saved = _saved_config(folder.root)
+    goes_on = explicit is None or folder.checkpoints.resolve() == checkpoint.resolve().parent
+    if not goes_on and list_checkpoints(folder.checkpoints):
         raise ConfigError(f"{folder.root} already holds a run: choose another paths.run_dir")
+    if saved is not None:
+        _refuse_another_run(folder.root, saved, config)
+    elif not goes_on:
+        _refuse_strange_files(folder)
     return folder
 
 
@@ -140,6 +156,13 @@ def _saved_config(root: Path) -> dict[str, Any] | None:
     return saved if isinstance(saved, dict) and {"model", "training", "paths"} <= saved.keys() else None
 
 
+def _refuse_another_run(root: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    if change := harmful_change(saved, config):
+        raise ConfigError(
+            f"{root} holds another run ({change}): choose another paths.run_dir, or give the same setting"
+        )
+
+
 def _refuse_strange_files(folder: RunFolder) -> None:
     if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
         raise ConfigError(
@@ -147,6 +170,8 @@ def _refuse_strange_files(folder: RunFolder) -> None:
         )
     if (folder.logs / METRICS_FILE).exists():
         raise ConfigError(f"{folder.logs} holds the log of another run: choose another paths.log_dir")
+    if list_checkpoints(folder.checkpoints):
+        raise ConfigError(f"{folder.checkpoints} holds another run's checkpoints: choose another paths.checkpoint_dir")
 
 
 def harmful_change(saved: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
@@ -169,11 +194,8 @@ def _fresh_name(name: str) -> Path:
 
 
 def _link(link: Path, target: Path) -> None:
-    """Let `link` lead to `target`, in one rename; a real folder of that name is left alone."""
-    if link.exists() and not link.is_symlink():
-        raise ConfigError(
-            f"{link} is a folder, not the link to the newest run: choose another paths.run_name"
-        )
+    """Let `link` lead to `target`, in one rename."""
+    link.parent.mkdir(parents=True, exist_ok=True)
     temporary = link.with_name(f".{link.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -40,7 +41,7 @@ class Tracking:
         self.main = accelerator.is_main_process
         accelerator.project_configuration.logging_dir = str(log_dir)
         accelerator.init_trackers(name, config=flatten(config))
-        self.file = open(log_dir / METRICS_FILE, "a", encoding="utf-8") if self.main else None
+        self.file = open_log(log_dir / METRICS_FILE) if self.main else None
         shown = self.main and progress_bar
         self.bar = tqdm(
             total=total, initial=start, desc="training", unit="step", disable=not shown, dynamic_ncols=True
@@ -93,6 +94,16 @@ class Tracking:
         if self.file is not None:
             self.file.close()
         self.accelerator.end_training()
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a log of lines to add to; a last line that a crash cut short is ended first."""
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+    return open(path, "a", encoding="utf-8")
 
 
 def validations(log_dir: Path) -> list[dict[str, Any]]:

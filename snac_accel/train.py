@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +28,7 @@ from .errors import CheckpointError, UserError
 from .export import read_weights
 from .generator import TrainableSNAC, encoding_modules, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator
-from .run_folder import RunFolder, open_run
+from .run_folder import RunFolder, choose_run, create_run
 from .seeds import derive_seed
 from .session import Session, account, finish, log_step, save, validate_model
 from .signals import StopSignal
@@ -38,6 +38,7 @@ from .tracking import Tracking
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
@@ -51,7 +52,7 @@ def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
     accelerator = create_accelerator(
         mixed_precision=config.training.mixed_precision, trackers=config.tracking.trackers
     )
-    folder = open_run_on_all_ranks(config, accelerator)
+    folder = on_first_rank(accelerator, lambda: choose_run(to_dict(config)))
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         session = setup_session(config, accelerator, folder, stop)
@@ -141,18 +142,17 @@ def step_settings(config: TrainingConfig) -> StepSettings:
     )
 
 
-def open_run_on_all_ranks(config: TrainingConfig, accelerator: Accelerator) -> RunFolder:
-    """Rank 0 decides about the folder; what it found, or what is wrong, reaches every rank."""
-    outcome: list[RunFolder | UserError | None] = [None]
+def on_first_rank(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+    """Call `function` on rank 0; its result, or the UserError it raises, reaches every rank; collective."""
+    outcome: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            outcome = [open_run(to_dict(config))]
+            outcome = [function()]
         except UserError as error:
             outcome = [error]
     broadcast_object_list(outcome)
     if isinstance(outcome[0], UserError):
         raise outcome[0]
-    assert outcome[0] is not None
     return outcome[0]
 
 
@@ -170,6 +170,7 @@ def setup_session(
     accelerator.gradient_accumulation_steps = accumulation
     training, validation = setup_dataset(config)
     generator, discriminators = setup_models(config, accelerator.device)
+    on_first_rank(accelerator, lambda: create_run(folder, to_dict(config)))
     if folder.resume_from is None:
         start_codebooks(generator, training, config)
     state = setup_state(config, accelerator, generator, discriminators)
@@ -203,11 +204,12 @@ def setup_session(
     )
 
 
-def setup_dataset(config: TrainingConfig) -> tuple[AudioDataset, ValidationClips | None]:
+def setup_dataset(config: TrainingConfig | Mapping[str, Any]) -> tuple[AudioDataset, ValidationClips | None]:
     """The training set, and the held-out clips that are never among it (None if validation is off).
 
     Raises DataError, one line, if a source is missing, empty, or lacks the column or split.
     """
+    config = validate(config)
     data, held_out = config.data, config.validation
     training = AudioDataset(
         data.dataset_path,
@@ -243,9 +245,10 @@ def setup_dataset(config: TrainingConfig) -> tuple[AudioDataset, ValidationClips
 
 
 def setup_models(
-    config: TrainingConfig, device: torch.device | str = "cpu"
+    config: TrainingConfig | Mapping[str, Any], device: torch.device | str = "cpu"
 ) -> tuple[TrainableSNAC, dict[str, nn.Module]]:
     """The generator, from `training.init_from` where that is given, and the discriminators by name."""
+    config = validate(config)
     torch.manual_seed(derive_seed(config.training.seed, "models"))
     model = to_dict(config)["model"]
     generator = TrainableSNAC(**model)
@@ -284,9 +287,12 @@ def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: Tr
 
 
 def setup_optimizers(
-    generator: TrainableSNAC, discriminators: Mapping[str, nn.Module], config: TrainingConfig
+    generator: TrainableSNAC,
+    discriminators: Mapping[str, nn.Module],
+    config: TrainingConfig | Mapping[str, Any],
 ) -> tuple[dict[str, Optimizer], dict[str, LRScheduler]]:
     """AdamW and schedule, one of each for the generator and one for all discriminators together."""
+    config = validate(config)
     settings, options = config.training, config.optimizer
     encoding = [parameter for part in encoding_modules(generator) for parameter in part.parameters()]
     own = {id(parameter) for parameter in encoding}
@@ -296,6 +302,7 @@ def setup_optimizers(
         "betas": options.betas,
         "eps": options.epsilon,
         "weight_decay": options.weight_decay,
+        "fused": True,  # one pass over all parameters instead of a dozen operations for each
     }
     optimizers: dict[str, Optimizer] = {
         "generator": AdamW([{"params": encoding}, {"params": others}], lr=settings.learning_rate, **shared)

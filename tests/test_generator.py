@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 from snac import SNAC
 from torch import Tensor, nn
 
-from snac_accel.generator import TrainableSNAC
+from snac_accel.generator import TrainableSNAC, encoding_modules, zero_encoding_biases
 from tiny import ATTENTION_MODEL, MODEL, ODD_MODEL, WINDOW, make_generator, stock_twin
 
 MODELS = {
@@ -188,3 +188,35 @@ def test_encode_latent_is_what_the_first_level_quantizes(real: Tensor) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(generator.quantize(latent).codes, generator.encode(real), strict=True)
     )
+
+
+def crowding(generator: TrainableSNAC, audio: Tensor) -> list[float]:
+    """Mean resultant length of the vectors that each level looks up: 1 if all point the same way."""
+    return [float(functional.normalize(z, dim=1).mean((0, 2)).norm()) for z in generator(audio).latents]
+
+
+def test_zero_biases_spread_the_latents_of_speech(speech: Tensor) -> None:
+    generator = make_generator()
+    decoder = [p.clone() for p in generator.decoder.parameters()]
+    before = crowding(generator, speech[:8])
+    zero_encoding_biases(generator)
+    assert all(a < 0.7 * b for a, b in zip(crowding(generator, speech[:8]), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(decoder, generator.decoder.parameters(), strict=True))
+
+
+def test_encoding_modules_are_all_that_decides_the_codes(speech: Tensor) -> None:
+    """New weights for everything else change no code of the first level; new weights for any of them do."""
+    generator = make_generator()
+    first = generator.encode(speech[:8])[0]
+    encoding = {id(p) for module in encoding_modules(generator) for p in module.parameters()}
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            if id(parameter) not in encoding:
+                parameter.normal_()
+    assert torch.equal(generator.encode(speech[:8])[0], first)
+    for module in encoding_modules(generator)[:2]:
+        before = generator.encode(speech[:8])[0]
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        assert not torch.equal(generator.encode(speech[:8])[0], before)

@@ -6,6 +6,9 @@ Windows of the tests are `WINDOW` samples: whole quanta of `MODEL`, and long eno
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from snac_accel.codebook import CodebookUsage
 from snac_accel.discriminators import MultiPeriodDiscriminator, MultiScaleSTFTDiscriminator
-from snac_accel.generator import TrainableSNAC
+from snac_accel.generator import TrainableSNAC, encoding_modules
 from snac_accel.state import TrainState
 from snac_accel.step import StepSettings
 
@@ -38,6 +41,7 @@ MODEL: dict[str, Any] = {  # hop 32 samples, quantum 128
 ATTENTION_MODEL = {**MODEL, "encoder_dim": 8, "decoder_dim": 64, "attn_window_size": 4}
 ODD_MODEL = {**MODEL, "encoder_rates": [3, 5], "decoder_rates": [5, 3], "vq_strides": [6, 2], "depthwise": False}
 WINDOW = 1280
+FUSED_ADAMW = partial(AdamW, fused=True)  # as `train.setup_optimizers` has it
 WEIGHTS = {
     "adversarial": 1.0,
     "feature_matching": 2.0,
@@ -76,7 +80,7 @@ def make_state(
     *,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    optimizer: type[Optimizer] = AdamW,
+    optimizer: Callable[..., Optimizer] = FUSED_ADAMW,
     learning_rate: float = 1e-3,
     discriminator_learning_rate: float | None = None,
     discriminators: dict[str, nn.Module] | None = None,
@@ -86,15 +90,18 @@ def make_state(
     generator = make_generator(seed, **model).to(dtype).train()
     critics = make_discriminators(seed + 1) if discriminators is None else discriminators
     critics = {name: module.to(dtype) for name, module in critics.items()}
-    groups = {"generator": list(generator.parameters())}
+    encoding = [p for part in encoding_modules(generator) for p in part.parameters()]
+    own = {id(p) for p in encoding}
+    groups = {"generator": [{"params": encoding}, {"params": [p for p in generator.parameters() if id(p) not in own]}]}
     if critics:
-        groups["discriminator"] = [p for module in critics.values() for p in module.parameters()]
+        groups["discriminator"] = [{"params": [p for module in critics.values() for p in module.parameters()]}]
     rates = {"generator": learning_rate, "discriminator": discriminator_learning_rate}
     plain = {
-        name: optimizer(group, lr=learning_rate if rates[name] is None else rates[name])  # type: ignore[call-arg]
+        name: optimizer(group, lr=learning_rate if rates[name] is None else rates[name])
         for name, group in groups.items()
     }
-    schedules = {name: LambdaLR(one, lambda step: 0.9**step) for name, one in plain.items()}
+    decays = [lambda step: 0.8**step, lambda step: 0.9**step]
+    schedules = {name: LambdaLR(one, decays[: len(one.param_groups)]) for name, one in plain.items()}
     prepared = accelerator.prepare(generator, *critics.values(), *plain.values())
     models, ready = prepared[: len(critics) + 1], prepared[len(critics) + 1 :]
     return TrainState(
@@ -120,7 +127,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
         saved = optimizer.state_dict()
         for parameter, moments in saved["state"].items():
             flat |= {f"optimizer.{name}.{parameter}.{key}": value for key, value in moments.items()}
-        flat[f"optimizer.{name}.groups"] = saved["param_groups"]
+        flat[f"optimizer.{name}.groups"] = json.dumps(saved["param_groups"])  # JSON has no tuples
         schedule = state.schedules[name].state_dict()
         flat |= {f"schedule.{name}.{key}": value for key, value in schedule.items() if key != "lr_lambdas"}
     flat |= {f"usage.{name}": tensor for name, tensor in state.usage.state_dict().items()}

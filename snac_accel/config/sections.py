@@ -150,7 +150,7 @@ class CodebookSettings(Section):
     initialization: Literal["kmeans", "random"] = Field(
         default="kmeans", description="First codes: clusters of latents, or random."
     )
-    initialization_clips: Count = Field(default=256, description="Clips whose latents k-means clusters.")
+    initialization_clips: Count = Field(default=1024, description="Clips whose latents k-means clusters.")
     hold_steps: CountOrZero = Field(
         default=0,
         description="Steps at the start in which encoder and codebooks stand still, "

@@ -1,0 +1,114 @@
+"""The user's path: real launchers in real processes, on the shipped speech."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from snac import SNAC
+from test_train import TINY, losses, tiny_config, weights
+
+from snac_accel.config import merge
+
+SCRIPT = Path(__file__).parents[1] / "launch" / "train.py"
+BIN = Path(sys.executable).parent
+LAUNCHERS = {
+    "python": [sys.executable, str(SCRIPT)],
+    "module": [sys.executable, "-m", "snac_accel", "train"],
+    "script": [str(BIN / "snac-accel"), "train"],
+    "accelerate": [str(BIN / "accelerate"), "launch", str(SCRIPT)],
+}
+
+
+def run(command: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with one thread per process, so that two of them fit on two cores."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280, stdin=subprocess.DEVNULL)
+
+
+def config_file(folder: Path, **changes: dict[str, object]) -> Path:
+    """The tiny run as a JSON file."""
+    path = folder / "tiny.json"
+    path.write_text(json.dumps(merge(tiny_config(), changes)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `accelerate launch` trained two steps, and then, resumed, two more."""
+    cwd = tmp_path_factory.mktemp("launched")
+    flags = ["--config", str(config_file(cwd)), "--paths.run_dir", "run"]
+    for steps in ("2", "4"):
+        done = run([*LAUNCHERS["accelerate"], *flags, "--num_iterations", steps], cwd)
+        assert done.returncode == 0, done.stderr
+    return cwd
+
+
+def test_accelerate_launch_trains_saves_resumes_and_exports(launched: Path) -> None:
+    assert sorted(losses(launched / "run")) == [1, 2, 3, 4]
+    stock = SNAC.from_pretrained(str(launched / "run" / "export"))
+    saved = load_file(launched / "run/checkpoints/step_00000004/generator.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in stock.state_dict().items())
+
+
+def test_the_export_command_writes_the_same_folder(launched: Path) -> None:
+    done = run([str(BIN / "snac-accel"), "export", "run", "copy"], launched)
+    assert done.returncode == 0, done.stderr
+    assert (launched / "copy/model.safetensors").read_bytes() == (launched / "run/export/model.safetensors").read_bytes()
+    again = run([str(BIN / "snac-accel"), "export", "run", "copy"], launched)
+    assert again.returncode == 2 and "copy exists already" in again.stderr
+
+
+def test_two_processes_train_the_same_model(launched: Path, tmp_path: Path) -> None:
+    """Same global batches on two gloo processes: the losses of the first step agree, both ranks end well."""
+    torchrun = [str(BIN / "torchrun"), "--nproc_per_node", "2", str(SCRIPT)]
+    flags = ["--config", str(config_file(tmp_path)), "--paths.run_dir", "run", "--batch_size", "1"]
+    done = run([*torchrun, *flags], tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, two = losses(launched / "run")[1], losses(tmp_path / "run")[1]
+    assert two["train/commitment"] == pytest.approx(one["train/commitment"], rel=1e-3)
+    assert two["data/clips"] == one["data/clips"] == 2
+    SNAC.from_pretrained(str(tmp_path / "run/export"))
+
+
+@pytest.mark.parametrize("launcher", ["python", "module", "script"])
+def test_config_errors_are_one_line_with_exit_code_2(launcher: str, tmp_path: Path) -> None:
+    done = run([*LAUNCHERS[launcher], "--training.learnig_rate", "1"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0 and "training.learning_rate" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [["--dataset_path", "./nowhere"], ["--preset", "demo", "--data.split", "holdout"]])
+def test_data_errors_are_one_line_with_exit_code_2(flags: list[str], tmp_path: Path) -> None:
+    done = run([*LAUNCHERS["python"], *flags], tmp_path)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:
+    long = merge(TINY["training"], {"num_iterations": 100_000, "save_interval": 100_000, "validation_interval": 100_000})
+    command = [*LAUNCHERS["python"], "--config", str(config_file(tmp_path, training=long)), "--paths.run_dir", "run"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+    log = tmp_path / "run/logs/metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and not (log.exists() and "train/adversarial" in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        assert process.wait(timeout=60) == 130
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert weights(tmp_path / "run")
