@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from plain_step import PlainSNAC, plain_step
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from snac_accel.codebook import CodebookUsage
@@ -147,12 +147,22 @@ def flat(module: nn.Module) -> Tensor:
 
 
 def timed_ways(config: TrainingConfig, batch: Tensor) -> dict[str, Step]:
-    """Both steps with AdamW as the trainer sets it up."""
+    """Our step with the trainer's optimisers, the plain one with AdamW as torch makes it when not asked for more."""
     ours, plain = build(config)
     settings = step_settings(config)
     return {
-        "plain": their_step(plain, setup_optimizers(*plain, config)[0], batch, settings),
+        "plain": their_step(plain, default_adamw(plain, config), batch, settings),
         "ours": our_step(ours, setup_optimizers(*ours, config)[0], batch, settings),
+    }
+
+
+def default_adamw(models: Models, config: TrainingConfig) -> dict[str, Optimizer]:
+    """AdamW with the run's rates and torch's own choice of implementation."""
+    adversaries = [p for module in models.discriminators.values() for p in module.parameters()]
+    rates = {"lr": config.training.learning_rate, "weight_decay": config.optimizer.weight_decay}
+    return {
+        "generator": AdamW(models.generator.parameters(), betas=config.optimizer.betas, **rates),
+        "discriminator": AdamW(adversaries, betas=config.optimizer.betas, **rates),
     }
 
 

@@ -123,12 +123,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that `path` is, or the newest intact one of the run that lives there; CheckpointError if there is none."""
+    """The checkpoint that `path` is, or the newest intact one of the run there; CheckpointError if there is none."""
     if (path / MANIFEST).is_file():
         return path
     found = newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
     if found is None:
-        raise CheckpointError(f"{path}: no checkpoint there; give a step_… folder or the folder of a run")
+        raise CheckpointError(f"{path}: no checkpoint there; give a step_… folder or the folder of a run (--resume also takes auto and never)")
     return found
 
 

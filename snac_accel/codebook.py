@@ -204,7 +204,9 @@ def _separate(centres: Tensor, generator: torch.Generator) -> Tensor:
     """Move each row of `centres` (K, d) that repeats an earlier one by about a hundredth of its length."""
     _, kind = centres.unique(dim=0, return_inverse=True)
     order = torch.arange(len(centres), device=centres.device)
-    first = order.new_full((len(centres),), len(centres)).scatter_reduce(0, kind, order, "amin")  # row of each kind
+    first = order.new_full((len(centres),), len(centres)).scatter_reduce(
+        0, kind, order, "amin"
+    )  # row of each kind
     repeats = order > first[kind]
     noise = torch.randn(centres.shape, generator=generator).to(centres)
     moved = centres + 0.01 * noise * centres.norm(dim=-1, keepdim=True).clamp_min(1e-6)

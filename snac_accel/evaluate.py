@@ -172,8 +172,9 @@ def write_samples(folder: Path, pairs: Sequence[SamplePair], sampling_rate: int)
 
 
 def safe_stem(name: str) -> str:
-    """A clip's name as one file name: its path's separators and everything unusual become `_`."""
-    return re.sub(r"[^\w.-]+", "_", str(Path(name).with_suffix(""))).strip("._") or "clip"
+    """A clip's name as one file name, without an audio suffix; its path's separators and everything unusual become `_`."""
+    plain = re.sub(r"\.(wav|flac|ogg|oga|opus|mp3|m4a|aac|aif|aiff)$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"[^\w.-]+", "_", plain).strip("._") or "clip"
 
 
 def spectrogram_figure(pair: SamplePair, sampling_rate: int, fft_size: int = 1024) -> Figure:
@@ -181,7 +182,9 @@ def spectrogram_figure(pair: SamplePair, sampling_rate: int, fft_size: int = 102
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, title, audio in zip(axes, ("original", "reconstruction"), (pair.real, pair.fake), strict=True):
-        decibels = 20 * stft_magnitude(audio[None], fft_size, fft_size // 4)[0].clamp_min(1e-5).log10().numpy()
+        decibels = (
+            20 * stft_magnitude(audio[None], fft_size, fft_size // 4)[0].clamp_min(1e-5).log10().numpy()
+        )
         extent = (0.0, len(audio) / sampling_rate, 0.0, sampling_rate / 2000)
         image = axis.imshow(
             decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=40, cmap="magma"

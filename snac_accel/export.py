@@ -107,7 +107,9 @@ def _read_config(file: Path) -> dict[str, Any]:
     if isinstance(config, dict):
         config = config.get("model", config)
     if not isinstance(config, dict):
-        raise CheckpointError(f"{file} should hold a JSON object with the model's arguments, not {type(config).__name__}")
+        raise CheckpointError(
+            f"{file} should hold a JSON object with the model's arguments, not {type(config).__name__}"
+        )
     return config
 
 

@@ -107,7 +107,7 @@ def describe_model(model_config: Mapping[str, Any]) -> ModelFacts:
     )
 
 
-# Whole padding quanta near the paper's 0.8 s: 9 x 2048, 2 x 12288, 3 x 12288 and 16 x 512 samples.
+# Whole padding quanta near the paper's 0.8 s: 9 x 2048, 2 x 12288, 3 x 12288 and 32 x 256 samples.
 SEGMENT_SECONDS: dict[str, float] = {"24khz": 0.768, "32khz": 0.768, "44khz": 0.836, "tiny": 0.512}
 
 # What the paper trains every model with: AdamW at 6e-4, 800 k iterations of 16 clips.

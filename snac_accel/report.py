@@ -1,10 +1,14 @@
-"""The table that a run ends with: held-out numbers at step 0 and at the end."""
+"""What a run says at its beginning, and the table that it ends with: held-out numbers at step 0 and at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
+from torch import nn
+
+from .config import TrainingConfig
+from .run_folder import RunFolder
 
 ROWS = {
     "validation/mel_distance": "log-mel distance (7 scales)",
@@ -40,3 +44,29 @@ def _ratio(first: Mapping[str, float], last: Mapping[str, float], name: str) -> 
     """Of two distances, which end at 0; a ratio of decibels means nothing."""
     meaningful = "distance" in name and first.get(name)
     return f"{last[name] / first[name]:.2f}" if meaningful and name in last else ""
+
+
+def introduction(
+    config: TrainingConfig,
+    generator: nn.Module,
+    discriminators: Mapping[str, nn.Module],
+    folder: RunFolder,
+    global_batch_size: int,
+) -> str:
+    """A few lines about what is about to be trained."""
+    facts = config.model.facts
+    rates = "/".join(f"{rate:.3g}" for rate in facts.token_rates)
+    sizes = ", ".join(f"{name} {millions(module)}" for name, module in discriminators.items()) or "none"
+    seconds = config.segment_samples / config.model.sampling_rate
+    lines = [
+        f"run: {folder.root}" + (f" (continues {folder.resume_from.name})" if folder.resume_from else ""),
+        f"generator: {millions(generator)} parameters, {config.model.sampling_rate} Hz, tokens at {rates} Hz, "
+        f"{facts.bitrate / 1000:.3g} kbit/s; discriminators: {sizes}",
+        f"step: {global_batch_size} windows of {seconds:.3g} s; {config.training.num_iterations} steps",
+    ]
+    return "\n".join(lines + ([config.segment_note] if config.segment_note else []))
+
+
+def millions(module: nn.Module) -> str:
+    """Number of parameters, as '19.84 M'."""
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f} M"

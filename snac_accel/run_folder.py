@@ -171,7 +171,9 @@ def _refuse_strange_files(folder: RunFolder) -> None:
     if (folder.logs / METRICS_FILE).exists():
         raise ConfigError(f"{folder.logs} holds the log of another run: choose another paths.log_dir")
     if list_checkpoints(folder.checkpoints):
-        raise ConfigError(f"{folder.checkpoints} holds another run's checkpoints: choose another paths.checkpoint_dir")
+        raise ConfigError(
+            f"{folder.checkpoints} holds another run's checkpoints: choose another paths.checkpoint_dir"
+        )
 
 
 def harmful_change(saved: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .codebook import count_codes, restart_dead_codes
 from .generator import GeneratorOutput
@@ -122,7 +123,8 @@ def _discriminate(
     share: float,
 ) -> Tensor:
     """Back-propagate the discriminator's loss into its parameters; return the gradient of its verdict on `leaf`."""
-    on_real, on_fake = discriminator(real), discriminator(leaf)
+    with parametrize.cached():  # one weight normalisation for both passes
+        on_real, on_fake = discriminator(real), discriminator(leaf)
     terms = {term: loss(on_real, on_fake) for term, loss in DISCRIMINATOR_LOSSES.items()}
     for term, value in terms.items():
         report.add(term, value, share)

@@ -16,8 +16,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .codebook import CodebookUsage, initialize_codebooks
@@ -26,8 +24,10 @@ from .dataset import AudioDataset, BadSamples, Batch, ValidationClips, make_load
 from .discriminators import DISCRIMINATORS
 from .errors import CheckpointError, UserError
 from .export import read_weights
-from .generator import TrainableSNAC, encoding_modules, zero_encoding_biases
+from .generator import TrainableSNAC, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator
+from .optimizers import setup_optimizers
+from .report import introduction
 from .run_folder import RunFolder, choose_run, create_run
 from .seeds import derive_seed
 from .session import Session, account, finish, log_step, save, validate_model
@@ -286,56 +286,6 @@ def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: Tr
     initialize_codebooks(generator, (batch.audio for batch in loader), seed=config.training.seed)
 
 
-def setup_optimizers(
-    generator: TrainableSNAC,
-    discriminators: Mapping[str, nn.Module],
-    config: TrainingConfig | Mapping[str, Any],
-) -> tuple[dict[str, Optimizer], dict[str, LRScheduler]]:
-    """AdamW and schedule, one of each for the generator and one for all discriminators together."""
-    config = validate(config)
-    settings, options = config.training, config.optimizer
-    encoding = [parameter for part in encoding_modules(generator) for parameter in part.parameters()]
-    own = {id(parameter) for parameter in encoding}
-    others = [parameter for parameter in generator.parameters() if id(parameter) not in own]
-    judging = [parameter for module in discriminators.values() for parameter in module.parameters()]
-    shared: dict[str, Any] = {
-        "betas": options.betas,
-        "eps": options.epsilon,
-        "weight_decay": options.weight_decay,
-        "fused": True,  # one pass over all parameters instead of a dozen operations for each
-    }
-    optimizers: dict[str, Optimizer] = {
-        "generator": AdamW([{"params": encoding}, {"params": others}], lr=settings.learning_rate, **shared)
-    }
-    if judging:
-        rate = settings.discriminator_learning_rate or settings.learning_rate
-        optimizers["discriminator"] = AdamW(judging, lr=rate, **shared)
-    return optimizers, {name: schedule(name, optimizer, config) for name, optimizer in optimizers.items()}
-
-
-def schedule(name: str, optimizer: Optimizer, config: TrainingConfig) -> LRScheduler:
-    """The schedule of an optimiser: functions of the step alone, one for each of its groups."""
-    settings, codebook = config.training, config.codebook
-
-    def factor(step: int) -> float:
-        return learning_rate_factor(step, settings.lr_decay, settings.warmup_steps)
-
-    def encoding_factor(step: int) -> float:
-        return factor(step) * release_factor(step, codebook.hold_steps, codebook.release_steps)
-
-    return LambdaLR(optimizer, [encoding_factor, factor] if name == "generator" else factor)
-
-
-def learning_rate_factor(step: int, decay: float, warmup_steps: int) -> float:
-    """Exponential decay per step, times a linear warm-up from 1 / warmup_steps to 1."""
-    return decay**step * min(1.0, (step + 1) / max(warmup_steps, 1))
-
-
-def release_factor(step: int, hold_steps: int, release_steps: int) -> float:
-    """0 for `hold_steps` steps, then rising to 1 over `release_steps`."""
-    return min(1.0, max(0, step + 1 - hold_steps) / (release_steps + 1))
-
-
 def setup_state(
     config: TrainingConfig,
     accelerator: Accelerator,
@@ -367,29 +317,3 @@ def check_global_batch(manifest: Mapping[str, Any], global_batch_size: int) -> N
             f"the checkpoint was made with {before} clips per step, this run has {global_batch_size}: "
             f"set training.global_batch_size to {before}"
         )
-
-
-def introduction(
-    config: TrainingConfig,
-    generator: nn.Module,
-    discriminators: Mapping[str, nn.Module],
-    folder: RunFolder,
-    global_batch_size: int,
-) -> str:
-    """A few lines about what is about to be trained."""
-    facts = config.model.facts
-    rates = "/".join(f"{rate:.3g}" for rate in facts.token_rates)
-    sizes = ", ".join(f"{name} {millions(module)}" for name, module in discriminators.items()) or "none"
-    seconds = config.segment_samples / config.model.sampling_rate
-    lines = [
-        f"run: {folder.root}" + (f" (continues {folder.resume_from.name})" if folder.resume_from else ""),
-        f"generator: {millions(generator)} parameters, {config.model.sampling_rate} Hz, tokens at {rates} Hz, "
-        f"{facts.bitrate / 1000:.3g} kbit/s; discriminators: {sizes}",
-        f"step: {global_batch_size} windows of {seconds:.3g} s; {config.training.num_iterations} steps",
-    ]
-    return "\n".join(lines + ([config.segment_note] if config.segment_note else []))
-
-
-def millions(module: nn.Module) -> str:
-    """Number of parameters, as '19.84 M'."""
-    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f} M"

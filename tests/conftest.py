@@ -1,4 +1,4 @@
-"""Shared fixtures: the demo's speech, an accelerator, and `datasets` kept offline, quick and away from the user's cache."""
+"""Shared fixtures: real speech, an accelerator, and `datasets` kept offline, quick and out of the user's cache."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def speech(demo_folder: Path) -> Tensor:
 
 @pytest.fixture
 def make_accelerator() -> Iterator[Callable[..., Accelerator]]:
-    """Build an `Accelerator` on the CPU that accumulates a number of micro-batches; its shared state ends with the test."""
+    """Build an `Accelerator` on the CPU, accumulating so many micro-batches; its shared state ends with the test."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
     from accelerate.utils import GradientAccumulationPlugin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -116,7 +116,9 @@ def test_restarted_rows_are_latents_of_the_step_after_it(restarted: Restarted) -
     for level, dead in enumerate(restarted.dead):
         rows = restarted.rows(restarted.state, level)
         latents = torch.cat([batch[level].transpose(1, 2).flatten(0, 1) for batch in restarted.latents])
-        is_latent = (rows[:, None] == latents).all(-1).any(-1)  # bitwise: the optimiser did not touch them again
+        is_latent = (
+            (rows[:, None] == latents).all(-1).any(-1)
+        )  # bitwise: the optimiser did not touch them again
         assert torch.equal(is_latent, dead)
         assert len(rows[dead].unique(dim=0)) == dead.sum()  # there were latents enough: none was given twice
 
@@ -131,19 +133,32 @@ def test_restart_changes_nothing_but_the_dead_rows(restarted: Restarted) -> None
 
 
 def test_restart_forgets_age_and_moments(restarted: Restarted) -> None:
+    """In a second step, before which every code has moments and a great age."""
     state = restarted.state
-    assert (state.usage.age[restarted.dead] == 0).all()
-    assert torch.equal(state.usage.restarts, restarted.dead.sum(-1))
-    for level, dead in enumerate(restarted.dead):
-        weight = levels(state.generator)[level].codebook.weight  # type: ignore[arg-type]
-        moments = state.optimizers["generator"].state[weight]
+    weights = [level.codebook.weight for level in levels(state.generator)]  # type: ignore[arg-type]
+    moments = [state.optimizers["generator"].state[weight] for weight in weights]
+    for entry in moments:
+        entry["exp_avg"].fill_(0.5)
+        entry["exp_avg_sq"].fill_(0.5)
+    state.usage.age.fill_(10**6)
+    before = state.usage.restarts.clone()
+    settings = step_settings(restart_after=1000.0)
+    report = train_step(restarted.batches, state, restarted.accelerator, settings)
+    assert report.counts is not None
+    dead = report.counts == 0
+    assert dead.any(-1).all() and (~dead).any(-1).all()
+    assert (state.usage.age == 0).all()  # the chosen ones by being chosen
+    assert torch.equal(state.usage.restarts - before, dead.sum(-1))
+    for entry, mask in zip(moments, dead, strict=True):
         for name in ("exp_avg", "exp_avg_sq"):
-            assert (moments[name][dead] == 0).all()
-            assert (moments[name][~dead] != 0).any(-1).all()
+            assert (entry[name][mask] == 0).all()
+            assert (entry[name][~mask] != 0).any(-1).all()
 
 
 @pytest.mark.parametrize("restart", [True, False])
-def test_restarted_codes_are_chosen_again(restart: bool, make_accelerator: MakeAccelerator, speech: Tensor) -> None:
+def test_restarted_codes_are_chosen_again(
+    restart: bool, make_accelerator: MakeAccelerator, speech: Tensor
+) -> None:
     """In a generator that has trained a little, codes that were moved out of reach come back within three steps."""
     accelerator, lost = make_accelerator(), [1, 9, 20, 30]
     state = make_state(accelerator, discriminators={})
@@ -158,7 +173,7 @@ def test_restarted_codes_are_chosen_again(restart: bool, make_accelerator: MakeA
     state.usage.age[:, lost] = 10**6
     train_step(batches[0], state, accelerator, step_settings(restart_after=1000.0 if restart else None))
     counts = [train_step(batches[i], state, accelerator, step_settings()).counts for i in range(1, 4)]
-    chosen = (sum(counts)[:, lost] > 0).double().mean(-1)  # type: ignore[index]
+    chosen = (torch.stack([one for one in counts if one is not None]).sum(0)[:, lost] > 0).double().mean(-1)
     assert ((chosen >= 0.5) if restart else (chosen == 0)).all(), chosen
 
 
@@ -202,7 +217,7 @@ def restart_on(
     for rank in range(num_processes):
         calls = iter(range(3))
 
-        def add(rows: Tensor, calls=calls) -> Tensor:
+        def add(rows: Tensor, calls: Iterator[int] = calls) -> Tensor:
             call = next(calls)
             sums[call] = sums.get(call, torch.zeros_like(rows)) + rows
             return rows
@@ -220,7 +235,9 @@ def test_restarts_do_not_depend_on_micro_batches_and_ranks(batch_size: int, num_
     generator = make_generator()
     latents = [torch.randn(8, 4, frames) for frames in (10, 20, 40)]
     (whole,) = restart_on(generator, latents, batch_size=8, num_processes=1)
-    assert not torch.equal(whole["quantizer.quantizers.0.codebook.weight"], generator.quantizer.quantizers[0].codebook.weight)
+    assert not torch.equal(
+        whole["quantizer.quantizers.0.codebook.weight"], generator.quantizer.quantizers[0].codebook.weight
+    )
     for result in restart_on(generator, latents, batch_size, num_processes):
         assert [name for name in whole if not torch.equal(whole[name], result[name])] == []
 
@@ -287,7 +304,9 @@ def test_kmeans_leaves_no_cluster_empty(seed: int) -> None:
 @pytest.mark.parametrize("kind", ["few", "many equal", "one", "silence"])
 def test_kmeans_rows_are_distinct_whatever_comes(kind: str) -> None:
     few = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    vectors = {"few": few, "many equal": few.repeat(20, 1), "one": few[:1], "silence": torch.ones(50, 4)}[kind]
+    vectors = {"few": few, "many equal": few.repeat(20, 1), "one": few[:1], "silence": torch.ones(50, 4)}[
+        kind
+    ]
     centres = spherical_kmeans(vectors, 16, seed=0)
     assert centres.shape == (16, 4)
     assert centres.isfinite().all()
@@ -306,7 +325,9 @@ def test_initialisation_spreads_the_codes_over_speech_never_seen(seed: int, spee
     initialize_codebooks(generator, speech[:16].split(4), seed=seed)
     after = held_out_perplexity(generator, speech[16:])
     assert (after > 0.4 * K).all() and (after > 2 * perplexity_before).all(), (perplexity_before, after)
-    changed = {name for name, tensor in generator.state_dict().items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name for name, tensor in generator.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert changed == {f"quantizer.quantizers.{level}.codebook.weight" for level in range(3)}
     assert all(parameter.requires_grad and parameter.grad is None for parameter in generator.parameters())
 

@@ -55,7 +55,7 @@ REFUSED: list[tuple[dict[Any, Any], str]] = [
     (
         {"codebook": {"zzz": 1}},
         "codebook.zzz: unknown setting; codebook has initialization, initialization_clips, "
-        "restart, restart_after",
+        "hold_steps, release_steps, restart, restart_after",
     ),
     ({"training": {"batch_size": "eight"}}, 'training.batch_size = "eight": should be an integer'),
     ({"training": {"batch_size": "8"}}, 'training.batch_size = "8": should be an integer'),
@@ -187,7 +187,7 @@ REFUSED: list[tuple[dict[Any, Any], str]] = [
     ),
     (
         {"model": MODEL_CONFIGS["tiny"], "data": {"segment_length": 0.01}},
-        "data.segment_length = 0.01: gives 512 samples; the spectral losses need at least 1025",
+        "data.segment_length = 0.01: gives 256 samples; the spectral losses need at least 1025",
     ),
     (
         {"discriminators": {"msstftd": {"fft_sizes": [1024, 65536, 512]}}, "data": {"segment_length": 0.768}},

@@ -20,7 +20,9 @@ from snac_accel.discriminators import (
 
 DAC_BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 SMALL = (4, 6, 8)
-FAMILIES: dict[str, tuple[nn.Module, int, int]] = {  # with the number of sub-discriminators and the shortest window
+FAMILIES: dict[
+    str, tuple[nn.Module, int, int]
+] = {  # with the number of sub-discriminators and the shortest window
     "mpd": (MultiPeriodDiscriminator((2, 3, 11), SMALL), 3, 11),
     "msstftd": (MultiScaleSTFTDiscriminator((64, 128), (16, 30), (48, 96), SMALL), 2, 65),
     "banded msstftd": (MultiScaleSTFTDiscriminator((64, 128), (16, 30), (48, 96), SMALL, DAC_BANDS), 2, 65),
@@ -126,7 +128,9 @@ def test_a_period_of_zero_is_refused() -> None:
 
 
 def test_config_names_the_families() -> None:
-    assert set(DiscriminatorSettings.model_fields) == set(DISCRIMINATORS) == set(DiscriminatorSettings().chosen)
+    assert (
+        set(DiscriminatorSettings.model_fields) == set(DISCRIMINATORS) == set(DiscriminatorSettings().chosen)
+    )
 
 
 @pytest.mark.parametrize("name", DISCRIMINATORS)
@@ -140,7 +144,14 @@ def test_config_declares_the_options_and_defaults(name: str) -> None:
     "options",
     [
         {"mpd": {"periods": (2, 13), "channels": SMALL}},
-        {"msstftd": {"fft_sizes": (64, 256), "hop_lengths": (16, 60), "win_lengths": (48, 240), "channels": SMALL}},
+        {
+            "msstftd": {
+                "fft_sizes": (64, 256),
+                "hop_lengths": (16, 60),
+                "win_lengths": (48, 240),
+                "channels": SMALL,
+            }
+        },
     ],
 )
 def test_config_knows_the_shortest_window(options: dict[str, Any]) -> None:
@@ -160,4 +171,6 @@ def test_config_knows_the_shortest_window(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("name", "millions"), [("mpd", 41.1), ("msstftd", 44.6)])
 def test_defaults_are_the_original_modules(name: str, millions: float) -> None:
     """By their number of parameters."""
-    assert sum(p.numel() for p in DISCRIMINATORS[name]().parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert sum(p.numel() for p in DISCRIMINATORS[name]().parameters()) / 1e6 == pytest.approx(
+        millions, abs=0.05
+    )

@@ -51,7 +51,9 @@ def test_means_are_over_clips_and_codebooks_over_frames(generator: TrainableSNAC
     whole = evaluate(generator, clips, seed=3)
     alone = [evaluate(generator, [clip], seed=3) for clip in clips]
     assert whole.num_clips == 5
-    assert whole.audio_seconds == pytest.approx(sum(clip.audio.shape[1] for clip in clips) / MODEL["sampling_rate"])
+    assert whole.audio_seconds == pytest.approx(
+        sum(clip.audio.shape[1] for clip in clips) / MODEL["sampling_rate"]
+    )
     for name in METRICS:
         mean = sum(result.metrics[name] for result in alone) / 5
         assert whole.metrics[name] == pytest.approx(mean, rel=1e-12)
@@ -134,7 +136,7 @@ def test_a_level_that_is_not_heard_carries_nothing(generator: TrainableSNAC, cli
         levels(generator)[1].out_proj.bias.zero_()
     first, silent, last = level_information(generator, clips)
     assert silent == pytest.approx(0, abs=1e-6)
-    assert abs(first) > 1e-4 and abs(last) > 1e-4
+    assert abs(first) > 1e-5 and abs(last) > 1e-5
 
 
 def test_a_level_of_one_code_carries_nothing(generator: TrainableSNAC, clips: list[Clip]) -> None:
@@ -151,7 +153,10 @@ def test_samples_are_the_clips_and_their_reconstructions(
 ) -> None:
     pairs = sample_pairs(generator, clips[:2])
     assert [pair.name for pair in pairs] == ["clips/0.ogg", "clips/1.ogg"]
-    assert all(pair.real.shape == pair.fake.shape == clip.audio[0].shape for pair, clip in zip(pairs, clips))
+    assert all(
+        pair.real.shape == pair.fake.shape == clip.audio[0].shape
+        for pair, clip in zip(pairs, clips[:2], strict=True)
+    )
     write_samples(tmp_path / "samples", pairs, 16000)
     kinds = ("original.wav", "png", "reconstruction.wav")
     names = [f"clips_{i}.{kind}" for i in range(2) for kind in kinds]
@@ -192,7 +197,10 @@ def test_pictures_take_short_and_silent_clips() -> None:
 
 def test_the_table_shows_what_was_measured(generator: TrainableSNAC, clips: list[Clip]) -> None:
     result = evaluate(generator, clips[:2])
-    first, last = result.scalars(), {**result.scalars(), "validation/mel_distance": 0.25 * result.metrics["mel_distance"]}
+    first, last = (
+        result.scalars(),
+        {**result.scalars(), "validation/mel_distance": 0.25 * result.metrics["mel_distance"]},
+    )
     table = results_table(first, last, [0.5, 0.125, -0.01], step=600)
     assert "step 600" in table
     mel_row = next(line for line in table.splitlines() if "log-mel distance" in line)

@@ -64,7 +64,11 @@ def test_an_export_replaces_the_one_before_whole(folder: Path) -> None:
     (folder / "stale.txt").write_text("of the export before")
     other = make_generator(seed=5)
     write_export(folder, MODEL, other.state_dict())
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "pytorch_model.bin"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+    ]
     assert equal(read_weights(str(folder), MODEL), other)
 
 
@@ -159,7 +163,10 @@ def test_a_file_without_a_state_dict_is_refused(content: Any, folder: Path) -> N
     ("change", "message"),
     [
         ({"codebook_size": 64}, "has codebook_size = 32, this run's model.codebook_size = 64"),
-        ({"encoder_rates": [4, 4, 2]}, r"has encoder_rates = \[2, 4, 4\], this run's model.encoder_rates = \[4, 4, 2\]"),
+        (
+            {"encoder_rates": [4, 4, 2]},
+            r"has encoder_rates = \[2, 4, 4\], this run's model.encoder_rates = \[4, 4, 2\]",
+        ),
         ({"sampling_rate": 24000}, "has sampling_rate = 16000"),
         ({"noise": False}, "has noise = True"),
         ({"attn_window_size": 8}, "has attn_window_size = None, this run's model.attn_window_size = 8"),
@@ -185,7 +192,9 @@ def test_damage_is_one_line_that_names_the_file(name: str, damage: str, folder: 
     elif name == "model.safetensors":
         (folder / "pytorch_model.bin").unlink()
     content = (folder / name).read_bytes()
-    (folder / name).write_bytes({"cut": content[: len(content) // 2], "html": b"<html></html>"}.get(damage, b""))
+    (folder / name).write_bytes(
+        {"cut": content[: len(content) // 2], "html": b"<html></html>"}.get(damage, b"")
+    )
     if damage == "remove":
         (folder / name).unlink()
     with pytest.raises(CheckpointError, match=name) as error:
@@ -201,7 +210,9 @@ def test_a_config_of_another_shape_is_refused(content: str, folder: Path) -> Non
 
 
 def test_a_folder_without_model_and_a_name_without_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no model: expected config.json and one of model.safetensors"):
+    with pytest.raises(
+        CheckpointError, match="holds no model: expected config.json and one of model.safetensors"
+    ):
         read_weights(str(tmp_path), MODEL)
     for name in ("somebody/absent-model", "not/a/repository/name", str(tmp_path / "absent")):
         with pytest.raises(CheckpointError, match="no folder and no readable Hub repository") as error:

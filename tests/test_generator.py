@@ -30,7 +30,9 @@ def real(speech: Tensor) -> Tensor:
 
 @each_model
 @pytest.mark.parametrize("training", [True, False])
-def test_outputs_and_codes_are_the_stock_packages(model: dict[str, Any], training: bool, real: Tensor) -> None:
+def test_outputs_and_codes_are_the_stock_packages(
+    model: dict[str, Any], training: bool, real: Tensor
+) -> None:
     generator = make_generator(model=model).train(training)
     stock = stock_twin(generator, model)
     torch.manual_seed(5)
@@ -81,7 +83,7 @@ def test_reconstruction_gradient_is_the_stock_packages(real: Tensor) -> None:
 
 @each_model
 def test_every_parameter_learns(model: dict[str, Any], real: Tensor) -> None:
-    """Without a gradient on every parameter, DDP would stop at the second step; without one on a codebook, it never moves."""
+    """Without a gradient on every parameter DDP stops at the second step; without one a codebook never moves."""
     generator = make_generator(model=model).train()
     output = generator(real)
     (functional.mse_loss(output.audio, real) + output.commitment + output.codebook).backward()
@@ -146,7 +148,9 @@ def test_quantizer_losses_average_over_micro_batches(speech: Tensor) -> None:
 def test_latents_are_what_is_looked_up(real: Tensor) -> None:
     generator = make_generator()
     output = generator(real)
-    for level, codes, latents in zip(generator.quantizer.quantizers, output.codes, output.latents, strict=True):
+    for level, codes, latents in zip(
+        generator.quantizer.quantizers, output.codes, output.latents, strict=True
+    ):
         assert not latents.requires_grad
         assert torch.equal(level.decode_latents(latents)[1], codes)
 
@@ -175,7 +179,9 @@ def test_bfloat16_stays_out_of_quantizer_and_last_layer(real: Tensor) -> None:
         output = generator(real)
     full = (torch.float32, torch.float32)
     assert types.seen["encoder"][1] == types.seen["decoder"][1] == torch.bfloat16  # autocast was on
-    assert types.seen["level 0"] == types.seen["level 1"] == types.seen["level 2"] == types.seen["last"] == full
+    assert (
+        types.seen["level 0"] == types.seen["level 1"] == types.seen["level 2"] == types.seen["last"] == full
+    )
     assert {output.audio.dtype, output.commitment.dtype, output.codebook.dtype} == {torch.float32}
     (output.audio.square().mean() + output.commitment + output.codebook).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in generator.parameters())
@@ -186,7 +192,8 @@ def test_encode_latent_is_what_the_first_level_quantizes(real: Tensor) -> None:
     latent = generator.encode_latent(real)
     assert not latent.requires_grad
     assert all(
-        torch.equal(a, b) for a, b in zip(generator.quantize(latent).codes, generator.encode(real), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(generator.quantize(latent).codes, generator.encode(real), strict=True)
     )
 
 

@@ -87,7 +87,9 @@ def test_half_precision_verdicts_are_averaged_in_float32() -> None:
     assert generator_loss([logits]).dtype == torch.float32
     assert generator_loss([logits]) == generator_loss([full])
     assert discriminator_loss([logits], [logits]) == discriminator_loss([full], [full])
-    assert feature_matching_loss([[zeros.bfloat16()]], [[logits]]) == feature_matching_loss([[zeros]], [[full]])
+    assert feature_matching_loss([[zeros.bfloat16()]], [[logits]]) == feature_matching_loss(
+        [[zeros]], [[full]]
+    )
     assert generator_loss([logits]) != (1 - logits).square().mean()  # which would have lost digits
 
 
@@ -101,7 +103,9 @@ def test_identical_audio_gives_zero(loss: Loss, real: Tensor) -> None:
 
 @each_spectral_loss
 def test_worse_audio_gives_more(loss: Loss, real: Tensor, fake: Tensor) -> None:
-    values = [float(loss(real, real + share * (fake - real), sampling_rate=16000)) for share in (0.1, 0.5, 1.0)]
+    values = [
+        float(loss(real, real + share * (fake - real), sampling_rate=16000)) for share in (0.1, 0.5, 1.0)
+    ]
     assert 0 < values[0] < values[1] < values[2]
 
 
@@ -121,9 +125,7 @@ def test_micro_batches_average_to_the_whole_batch(loss: Loss, real: Tensor, fake
     scale = torch.tensor([1.0, 0.01, 0.3, 0.001]).view(4, 1, 1).double()
     real, fake = real * scale, fake * scale
     whole = loss(real, fake, sampling_rate=16000)
-    parts = [
-        loss(r, f, sampling_rate=16000) for r, f in zip(real.split(1), fake.split(1), strict=True)
-    ]
+    parts = [loss(r, f, sampling_rate=16000) for r, f in zip(real.split(1), fake.split(1), strict=True)]
     torch.testing.assert_close(whole, torch.stack(parts).mean(), rtol=1e-10, atol=0)
 
 
@@ -200,4 +202,6 @@ def test_mel_loss_of_a_gain_is_its_logarithm(real: Tensor) -> None:
 def test_stft_loss_of_a_gain_is_known() -> None:
     """Half as loud: convergence 1/2 and a log distance of ln 2 at every resolution."""
     noise = torch.randn(2, 1, 8000, generator=torch.Generator().manual_seed(0))
-    assert float(stft_loss(noise, 0.5 * noise)) == pytest.approx(0.5 + torch.tensor(2.0).log().item(), abs=1e-4)
+    assert float(stft_loss(noise, 0.5 * noise)) == pytest.approx(
+        0.5 + torch.tensor(2.0).log().item(), abs=1e-4
+    )

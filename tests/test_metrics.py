@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from snac_accel.losses import multi_scale_mel_loss
-from snac_accel.metrics import METRICS, mel_distance, si_sdr_db, stft_distance
+from snac_accel.metrics import METRICS, MetricSum, mel_distance, si_sdr_db, stft_distance
 
 RATE = 16000
 
@@ -34,7 +35,8 @@ def test_clips_add_up_exactly(name: str, real: Tensor, fake: Tensor) -> None:
     assert whole.num_clips == 4
     for split in ([1, 1, 1, 1], [3, 1]):
         parts = [
-            metric(r, f, sampling_rate=RATE) for r, f in zip(real.split(split), fake.split(split), strict=True)
+            metric(r, f, sampling_rate=RATE)
+            for r, f in zip(real.split(split), fake.split(split), strict=True)
         ]
         assert sum(part.num_clips for part in parts) == 4
         assert sum(part.total for part in parts) == pytest.approx(whole.total, rel=1e-12)
@@ -44,18 +46,22 @@ def test_clips_add_up_exactly(name: str, real: Tensor, fake: Tensor) -> None:
 def test_worse_clips_score_worse(name: str, real: Tensor, fake: Tensor) -> None:
     clip = real[:1].expand(4, -1, -1)
     noisy = clip + (fake - real)
-    scores = [METRICS[name](r, f, sampling_rate=RATE).total for r, f in zip(clip.split(1), noisy.split(1), strict=True)]
+    scores = [
+        METRICS[name](r, f, sampling_rate=RATE).total
+        for r, f in zip(clip.split(1), noisy.split(1), strict=True)
+    ]
     assert scores == sorted(scores, reverse=name == "si_sdr_db")
 
 
 @pytest.mark.parametrize("metric", [mel_distance, stft_distance])
-def test_distances_are_zero_for_identical_audio(metric, real: Tensor) -> None:
+def test_distances_are_zero_for_identical_audio(metric: Callable[..., MetricSum], real: Tensor) -> None:
     assert metric(real, real, sampling_rate=RATE) == (0.0, 4)
 
 
 def test_mel_distance_is_the_training_loss_clip_by_clip(real: Tensor, fake: Tensor) -> None:
     expected = sum(
-        float(multi_scale_mel_loss(r, f, sampling_rate=RATE)) for r, f in zip(real.split(1), fake.split(1), strict=True)
+        float(multi_scale_mel_loss(r, f, sampling_rate=RATE))
+        for r, f in zip(real.split(1), fake.split(1), strict=True)
     )
     assert mel_distance(real, fake, sampling_rate=RATE).total == pytest.approx(expected)
 

@@ -149,7 +149,12 @@ def test_auto_passes_over_a_damaged_checkpoint(here: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"training__num_iterations": 7}, {"data__num_workers": 0}, {"checkpoint__keep_last": 9}, {"tracking__trackers": []}],
+    [
+        {"training__num_iterations": 7},
+        {"data__num_workers": 0},
+        {"checkpoint__keep_last": 9},
+        {"tracking__trackers": []},
+    ],
 )
 def test_a_harmless_change_goes_on_and_is_saved(change: dict[str, Any], here: Path) -> None:
     for where in ({}, {"paths__run_dir": "mine"}):
@@ -184,7 +189,9 @@ def test_every_setting_of_the_model_and_the_data_order_is_harmful() -> None:
     settings = config()
     names = {f"{section}.{key}" for section, values in settings.items() for key in values}
     assert names >= run_folder.HARMLESS
-    assert not {name for name in run_folder.HARMLESS if name.startswith(("model", "losses", "optimizer", "discrim"))}
+    assert not {
+        name for name in run_folder.HARMLESS if name.startswith(("model", "losses", "optimizer", "discrim"))
+    }
     for name in sorted(names):
         section, key = name.split(".")
         changed = {**settings, section: {**settings[section], key: "something else"}}
@@ -218,7 +225,9 @@ def test_an_original_config_keeps_everything_in_its_checkpoint_dir(here: Path) -
 def test_a_strange_folder_is_refused(file: str, resume: str, here: Path) -> None:
     (here / "mine" / file).parent.mkdir(parents=True)
     (here / "mine" / file).write_text('{"somebody": "else"}')
-    refused(config(paths__run_dir="mine", checkpoint__resume=resume), "mine is not empty and holds no run", here)
+    refused(
+        config(paths__run_dir="mine", checkpoint__resume=resume), "mine is not empty and holds no run", here
+    )
 
 
 def test_a_file_in_the_way_is_refused(here: Path) -> None:
@@ -241,7 +250,11 @@ def test_a_folder_in_place_of_the_link_is_refused(here: Path) -> None:
 def test_logs_and_checkpoints_of_another_run_are_not_mixed_with(paths: dict[str, str], here: Path) -> None:
     (here / "logs").mkdir()
     (here / "logs" / "metrics.jsonl").write_text("{}\n")
-    refused(config(paths__log_dir="logs", checkpoint__resume="never", **paths), "logs holds the log of another run", here)
+    refused(
+        config(paths__log_dir="logs", checkpoint__resume="never", **paths),
+        "logs holds the log of another run",
+        here,
+    )
     checkpoint_in(here / "saved", 10)
     if paths:
         settings = config(paths__checkpoint_dir="saved", **paths)
@@ -256,7 +269,12 @@ def test_a_path_may_be_a_checkpoint_or_a_run(what: str, here: Path) -> None:
     first = open_run(config())
     newest = checkpoint_in(first.checkpoints, 8)
     open_run(config(checkpoint__resume="never", paths__run_name="other"))
-    path = {"checkpoint": newest, "run": first.root, "link": Path("runs/demo"), "checkpoints": first.checkpoints}[what]
+    path = {
+        "checkpoint": newest,
+        "run": first.root,
+        "link": Path("runs/demo"),
+        "checkpoints": first.checkpoints,
+    }[what]
     folder = open_run(config(checkpoint__resume=str(path)))
     assert folder.resume_from is not None and folder.resume_from.resolve() == newest.resolve()
     assert folder.root.resolve() == first.root.resolve()
@@ -280,7 +298,11 @@ def test_a_path_without_checkpoint_is_refused(path: str, here: Path) -> None:
 def test_a_path_of_another_run_is_refused_and_its_config_kept(here: Path) -> None:
     first = open_run(config())
     path = checkpoint_in(first.checkpoints, 8)
-    refused(config(checkpoint__resume=str(path), model__codebook_size=512), "holds another run .model.codebook_size", here)
+    refused(
+        config(checkpoint__resume=str(path), model__codebook_size=512),
+        "holds another run .model.codebook_size",
+        here,
+    )
 
 
 def test_a_path_outside_runs_goes_on_where_it_is(here: Path) -> None:

@@ -26,7 +26,9 @@ def open_tracking(make_accelerator: Callable[..., Accelerator], tmp_path: Path) 
             AcceleratorState._reset_state()
             accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir="elsewhere")
         config = {"training": {"learning_rate": 1e-3, "max_grad_norm": None}, "data": {"gain_db": [0, 1]}}
-        return Tracking(accelerator, tmp_path, config=config, name="run", start=0, total=5, progress_bar=False)
+        return Tracking(
+            accelerator, tmp_path, config=config, name="run", start=0, total=5, progress_bar=False
+        )
 
     return open_it
 
@@ -35,7 +37,9 @@ def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
 
 
-def test_every_line_is_json_even_if_a_loss_is_not_finite(open_tracking: Callable[..., Tracking], tmp_path: Path) -> None:
+def test_every_line_is_json_even_if_a_loss_is_not_finite(
+    open_tracking: Callable[..., Tracking], tmp_path: Path
+) -> None:
     tracking = open_tracking()
     tracking.log({"train/mel": 1.5, "train/stft": math.nan, "a": math.inf, "b": -math.inf}, step=3)
     (line,) = lines(tmp_path)  # before closing: a crash loses nothing
@@ -76,7 +80,7 @@ def test_a_line_after_a_crash_is_not_lost(open_tracking: Callable[..., Tracking]
 def test_tensorboard_gets_numbers_settings_sound_and_pictures(
     open_tracking: Callable[..., Tracking], tmp_path: Path
 ) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
     tracking = open_tracking(tensorboard=True)
     tracking.log({"train/mel": 1.5}, step=3)
@@ -84,8 +88,11 @@ def test_tensorboard_gets_numbers_settings_sound_and_pictures(
     tracking.samples([SamplePair("clips/one.ogg", audio / 2, audio)], 16000, step=3)
     tracking.close()
     folders = {file.parent for file in tmp_path.rglob("events.out.*")}
-    events = [EventAccumulator(str(folder)).Reload() for folder in folders]
-    tags = {kind: {tag for event in events for tag in event.Tags()[kind]} for kind in ("scalars", "audio", "images")}
+    events = [event_accumulator.EventAccumulator(str(folder)).Reload() for folder in folders]
+    tags = {
+        kind: {tag for event in events for tag in event.Tags()[kind]}
+        for kind in ("scalars", "audio", "images")
+    }
     assert "train/mel" in tags["scalars"]
     assert tags["audio"] == {"samples/clips_one/original", "samples/clips_one/reconstruction"}
     assert tags["images"] == {"samples/clips_one"}
@@ -97,7 +104,9 @@ def test_without_tracker_samples_are_no_error(open_tracking: Callable[..., Track
     tracking.close()
 
 
-def test_lines_above_the_bar(open_tracking: Callable[..., Tracking], capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_above_the_bar(
+    open_tracking: Callable[..., Tracking], capsys: pytest.CaptureFixture[str]
+) -> None:
     tracking = open_tracking()
     tracking.advance()
     tracking.show({"mel": 1.23456})
@@ -106,11 +115,20 @@ def test_lines_above_the_bar(open_tracking: Callable[..., Tracking], capsys: pyt
     assert "step 1: saved" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1.5, 1.5), (math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1.5, 1.5), (math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")]
+)
 def test_plain_values(value: float, expected: float | str) -> None:
     assert plain(value) == expected
 
 
 def test_flat_settings_are_what_trackers_take() -> None:
     nested = {"a": {"b": {"c": 1}, "d": None, "e": [1, 2], "f": True, "g": "text"}, "h": 0.5}
-    assert flatten(nested) == {"a.b.c": 1, "a.d": "None", "a.e": "[1, 2]", "a.f": True, "a.g": "text", "h": 0.5}
+    assert flatten(nested) == {
+        "a.b.c": 1,
+        "a.d": "None",
+        "a.e": "[1, 2]",
+        "a.f": True,
+        "a.g": "text",
+        "h": 0.5,
+    }

@@ -1,6 +1,6 @@
 """Tiny networks and training states for the tests: everything that training has, in milliseconds.
 
-Windows of the tests are `WINDOW` samples: whole quanta of `MODEL`, and long enough for the seven-scale mel loss.
+Windows are of `WINDOW` samples: whole quanta of `MODEL`, and long enough for the seven-scale mel loss.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from snac import SNAC
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from snac_accel.codebook import CodebookUsage
 from snac_accel.discriminators import MultiPeriodDiscriminator, MultiScaleSTFTDiscriminator
@@ -39,7 +39,13 @@ MODEL: dict[str, Any] = {  # hop 32 samples, quantum 128
     "depthwise": True,
 }
 ATTENTION_MODEL = {**MODEL, "encoder_dim": 8, "decoder_dim": 64, "attn_window_size": 4}
-ODD_MODEL = {**MODEL, "encoder_rates": [3, 5], "decoder_rates": [5, 3], "vq_strides": [6, 2], "depthwise": False}
+ODD_MODEL = {
+    **MODEL,
+    "encoder_rates": [3, 5],
+    "decoder_rates": [5, 3],
+    "vq_strides": [6, 2],
+    "depthwise": False,
+}
 WINDOW = 1280
 FUSED_ADAMW = partial(AdamW, fused=True)  # as `train.setup_optimizers` has it
 WEIGHTS = {
@@ -92,16 +98,25 @@ def make_state(
     critics = {name: module.to(dtype) for name, module in critics.items()}
     encoding = [p for part in encoding_modules(generator) for p in part.parameters()]
     own = {id(p) for p in encoding}
-    groups = {"generator": [{"params": encoding}, {"params": [p for p in generator.parameters() if id(p) not in own]}]}
+    groups = {
+        "generator": [
+            {"params": encoding},
+            {"params": [p for p in generator.parameters() if id(p) not in own]},
+        ]
+    }
     if critics:
-        groups["discriminator"] = [{"params": [p for module in critics.values() for p in module.parameters()]}]
+        groups["discriminator"] = [
+            {"params": [p for module in critics.values() for p in module.parameters()]}
+        ]
     rates = {"generator": learning_rate, "discriminator": discriminator_learning_rate}
     plain = {
         name: optimizer(group, lr=learning_rate if rates[name] is None else rates[name])
         for name, group in groups.items()
     }
     decays = [lambda step: 0.8**step, lambda step: 0.9**step]
-    schedules = {name: LambdaLR(one, decays[: len(one.param_groups)]) for name, one in plain.items()}
+    schedules: dict[str, LRScheduler] = {
+        name: LambdaLR(one, decays[: len(one.param_groups)]) for name, one in plain.items()
+    }
     prepared = accelerator.prepare(generator, *critics.values(), *plain.values())
     models, ready = prepared[: len(critics) + 1], prepared[len(critics) + 1 :]
     return TrainState(
@@ -115,7 +130,9 @@ def make_state(
 
 def step_settings(weights: dict[str, float] | None = None, **options: Any) -> StepSettings:
     """Settings of a step with `WEIGHTS` changed by `weights`."""
-    return StepSettings(loss_weights={**WEIGHTS, **(weights or {})}, sampling_rate=MODEL["sampling_rate"], **options)
+    return StepSettings(
+        loss_weights={**WEIGHTS, **(weights or {})}, sampling_rate=MODEL["sampling_rate"], **options
+    )
 
 
 def snapshot(state: TrainState) -> dict[str, Any]:
@@ -137,7 +154,9 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Names under which two snapshots are not bitwise equal."""
     changed = before.keys() ^ after.keys()
-    return sorted(changed) + [name for name in before.keys() & after.keys() if not _same(before[name], after[name])]
+    return sorted(changed) + [
+        name for name in before.keys() & after.keys() if not _same(before[name], after[name])
+    ]
 
 
 def _same(one: Any, other: Any) -> bool:
