@@ -159,11 +159,9 @@ def timed_ways(config: TrainingConfig, batch: Tensor) -> dict[str, Step]:
 def default_adamw(models: Models, config: TrainingConfig) -> dict[str, Optimizer]:
     """AdamW with the run's rates and torch's own choice of implementation."""
     adversaries = [p for module in models.discriminators.values() for p in module.parameters()]
-    rates = {"lr": config.training.learning_rate, "weight_decay": config.optimizer.weight_decay}
-    return {
-        "generator": AdamW(models.generator.parameters(), betas=config.optimizer.betas, **rates),
-        "discriminator": AdamW(adversaries, betas=config.optimizer.betas, **rates),
-    }
+    rate, decay, betas = config.training.learning_rate, config.optimizer.weight_decay, config.optimizer.betas
+    groups = {"generator": list(models.generator.parameters()), "discriminator": adversaries}
+    return {name: AdamW(group, lr=rate, betas=betas, weight_decay=decay) for name, group in groups.items()}
 
 
 def measure(ways: Mapping[str, Step], pairs: int) -> list[Pair]:

@@ -128,7 +128,9 @@ def find_checkpoint(path: Path) -> Path:
         return path
     found = newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
     if found is None:
-        raise CheckpointError(f"{path}: no checkpoint there; give a step_… folder or the folder of a run (--resume also takes auto and never)")
+        raise CheckpointError(
+            f"{path}: no checkpoint there; give a step_… folder or the folder of a run (--resume also takes auto and never)"
+        )
     return found
 
 
