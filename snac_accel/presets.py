@@ -185,16 +185,16 @@ _DEMO: dict[str, Any] = {
     "batch_size": 8,
     "learning_rate": 2e-3,
     "discriminator_learning_rate": None,
-    "num_iterations": 440,
+    "num_iterations": 400,
     "source": "13 minutes of recorded English prompts, shipped with the package; CC BY-SA 3.0, see its folder",
     "access": "open, no network needed",
     "sections": {
         "training": {
             "log_interval": 20,
-            "validation_interval": 110,
-            "save_interval": 220,
+            "validation_interval": 100,
+            "save_interval": 200,
             "warmup_steps": 20,
-            "lr_decay": 0.999,  # to 0.64 of the learning rate at the end
+            "lr_decay": 0.999,  # to 0.67 of the learning rate at the end
         },
         "data": {"num_workers": 1},
         "validation": {"split": "validation", "num_samples": 6},
