@@ -97,7 +97,10 @@ def zero_encoding_biases(generator: TrainableSNAC) -> None:
 
 
 def encoding_modules(generator: TrainableSNAC) -> list[torch.nn.Module]:
-    """What decides the codes: encoder, projections into the codebooks, codebooks."""
+    """Encoder, projections into the codebooks, codebooks: with these the coarsest level's codes stand still.
+
+    The projections out of the codebooks belong to the decoding side: finer levels see what they leave, and move with them.
+    """
     levels = generator.quantizer.quantizers
     return [generator.encoder, *(level.in_proj for level in levels), *(level.codebook for level in levels)]
 

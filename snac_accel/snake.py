@@ -13,30 +13,29 @@ from torch import Tensor, nn
 
 
 class SnakeFunction(torch.autograd.Function):
-    """x + sin²(αx) / α, upstream's own kernel forward; saves x alone and needs one sine backward.
+    """x + sin²(αx) / α, upstream's own kernel forward; one sine backward, and nothing kept but input and output.
 
-    d/dx = 1 + sin(2αx); d/dα = (x sin(2αx) - sin²(αx) / α) / α. Source: Ziyin et al. 2020, equation 4; `snac/layers.py`.
+    The next layer keeps the output anyway, and sin²(αx) / α is output - x. With u = sin(2αx): d/dx = 1 + u and
+    d/dα = (x u - (output - x)) / α. Source: Ziyin et al. 2020, equation 4; `snac/layers.py`, whose α has 1e-9 added.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
-        ctx.save_for_backward(x, alpha)
-        return snake(x, alpha)
+        output = snake(x, alpha)
+        ctx.save_for_backward(x, alpha, output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,) = gradients
-        x, alpha = ctx.saved_tensors
+        x, alpha, output = ctx.saved_tensors
         inverse = (alpha + 1e-9).reciprocal()
-        sine, cosine = torch.sin(scaled := x * alpha), torch.cos(scaled)
-        slope = gradient * cosine.mul_(sine)  # gradient · sin(2αx) / 2
+        sine = (x * (2 * alpha)).sin_()
         grad_alpha = None
         if ctx.needs_input_grad[1]:
-            by_argument = 2 * (slope * x).sum((0, 2), keepdim=True) * inverse
-            grad_alpha = (
-                by_argument - (gradient * sine.square_()).sum((0, 2), keepdim=True) * inverse.square()
-            )
-        return gradient + slope.mul_(2 * alpha * inverse), grad_alpha
+            change = torch.addcmul(x, x, sine).sub_(output)  # x u - (output - x)
+            grad_alpha = change.mul_(gradient).sum((0, 2), keepdim=True) * inverse
+        return torch.addcmul(gradient, gradient, sine.mul_(alpha * inverse)), grad_alpha
 
 
 class FastSnake1d(Snake1d):

@@ -255,7 +255,7 @@ def setup_models(
     zero_encoding_biases(generator)
     options = config.discriminators.model_dump()
     discriminators = {
-        name: family(**options[name]) for name, family in DISCRIMINATORS.items() if options[name]
+        name: family(**options[name]) for name, family in DISCRIMINATORS.items() if options[name] is not None
     }
     if source := config.training.init_from:
         load_generator(generator, source, model)
