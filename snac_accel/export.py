@@ -83,19 +83,27 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_repository(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from huggingface_hub import hf_hub_download, model_info
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
+    """From the Hub, or from its cache where there is no network."""
     try:
-        files = {sibling.rfilename for sibling in model_info(name).siblings or []}
-        weights = next((file for file in WEIGHT_FILES if file in files), "pytorch_model.bin")
-        return _read_config(Path(hf_hub_download(name, "config.json"))), _read_tensors(
-            Path(hf_hub_download(name, weights))
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        config, weights = _download(name, "config.json"), _download(name, "model.safetensors", "pytorch_model.bin")
+    except Exception as error:  # the client's network library, and so its exceptions, change between versions
         raise CheckpointError(
             f"no folder and no readable Hub repository is named {name!r}: {_first_line(error)}"
         ) from error
+    return _read_config(config), _read_tensors(weights)
+
+
+def _download(repository: str, *files: str) -> Path:
+    """The first of `files` that the repository holds."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in files[:-1]:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except EntryNotFoundError:
+            continue
+    return Path(hf_hub_download(repository, files[-1]))
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -225,3 +225,37 @@ def test_a_safetensors_copy_keeps_its_format_mark(folder: Path) -> None:
     with safetensors.safe_open(folder / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     shutil.rmtree(folder)
+
+
+def test_a_network_that_fails_in_any_way_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub client lets exceptions of its network library through, which are no OSErrors."""
+
+    class ConnectError(Exception):
+        pass
+
+    def fail(*arguments: object, **options: object) -> str:
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match="somebody/model.*Name or service not known"):
+        read_weights("somebody/model", {})
+
+
+def test_a_repository_without_safetensors_is_read_from_its_bin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Published snac repositories hold `pytorch_model.bin` alone."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    generator = make_generator()
+    folder = write_export(tmp_path / "export", dict(MODEL), generator.state_dict())
+    (folder / "model.safetensors").unlink()
+
+    def from_folder(repository: str, file: str) -> str:
+        if not (folder / file).is_file():
+            raise EntryNotFoundError(f"{repository} has no {file}")
+        return str(folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", from_folder)
+    weights = read_weights("somebody/model", dict(MODEL))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in generator.state_dict().items())
