@@ -49,7 +49,7 @@ class CodebookUsage:
 
     def __init__(self, num_levels: int, codebook_size: int, device: torch.device | str = "cpu") -> None:
         shape = (num_levels, codebook_size)
-        self.counts = torch.zeros(shape, dtype=torch.int64, device=device)  # choices since `reset_counts`
+        self.counts = torch.zeros(shape, dtype=torch.int64, device=device)  # choices since the run began
         self.age = torch.zeros(
             shape, dtype=torch.int64, device=device
         )  # lookups of the level since last chosen
@@ -59,10 +59,6 @@ class CodebookUsage:
         """Take the (levels, K) choices of one step, already summed over ranks and micro-batches."""
         self.counts += counts
         self.age = torch.where(counts > 0, 0, self.age + counts.sum(-1, keepdim=True))
-
-    def reset_counts(self) -> None:
-        """Start a new window of statistics; ages go on."""
-        self.counts.zero_()
 
     def dead(self, restart_after: float) -> Tensor:
         """Mask (levels, K) of the codes not chosen in the last `restart_after` × K lookups of their level.

@@ -17,10 +17,8 @@ ROWS = {
 }
 
 
-def results_table(
-    first: Mapping[str, float], last: Mapping[str, float], information: Sequence[float], *, step: int
-) -> str:
-    """Held-out metrics and perplexities `first` and `last`, and what each level carries, as lines of text.
+def results_table(first: Mapping[str, float], last: Mapping[str, float], information: Sequence[float]) -> str:
+    """Held-out metrics and perplexities `first` and `last`, rows of the log, and what each level carries, as lines of text.
 
     `information` is `evaluate.level_information`: growth of the log-mel distance when a level's codes are shuffled in time.
     """
@@ -30,7 +28,7 @@ def results_table(
             [f"perplexity, level {level}", *_pair(first, last, f"validation/level_{level}/perplexity"), ""]
         )
         rows.append(["└ log-mel distance with its codes shuffled", "", f"{growth:+.1%}", ""])
-    headers = ["held-out", "step 0", f"step {step}", "ratio"]
+    headers = ["held-out", *(f"step {row['step']:g}" for row in (first, last)), "ratio"]
     return tabulate(
         rows, headers=headers, disable_numparse=True, colalign=("left", "right", "right", "right")
     )

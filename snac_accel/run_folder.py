@@ -55,13 +55,6 @@ class RunFolder(NamedTuple):
         return self.root / "export"
 
 
-def open_run(config: Mapping[str, Any]) -> RunFolder:
-    """`choose_run`, then `create_run`."""
-    folder = choose_run(config)
-    create_run(folder, config)
-    return folder
-
-
 def choose_run(config: Mapping[str, Any]) -> RunFolder:
     """Decide the folder of a run and the checkpoint it continues from, writing nothing; call it on one rank only.
 

@@ -47,6 +47,7 @@ class Session:
     global_batch_size: int  # windows per step
     bad: BadSamples
     meter: StepMeter = field(default_factory=StepMeter)
+    bad_clips_before: int = 0  # met since this process started, over all ranks, up to the last step
     skipped_in_a_row: int = 0
     validated_at: int | None = None  # step of the last validation
     saved_at: int | None = None  # step of the last checkpoint
@@ -92,7 +93,14 @@ def account(session: Session, batches: list[Batch], report: StepReport, waited: 
     ).tolist()
     stop, clips, audio, padding, bad, tries = sums
     state = session.state
-    for name, number in (("clips", clips), ("audio_samples", audio), ("padding_samples", padding)):
+    new = {
+        "clips": clips,
+        "audio_samples": audio,
+        "padding_samples": padding,
+        "bad_clips": bad - session.bad_clips_before,
+    }
+    session.bad_clips_before = bad
+    for name, number in new.items():
         state.count(name, number)
     session.meter.add(
         report, waited=waited, audio_seconds=(audio + padding) / session.config.model.sampling_rate
@@ -116,7 +124,6 @@ def _write_bad_samples(session: Session, batches: list[Batch]) -> None:
     file = session.folder.logs / (BAD_SAMPLES_FILE if rank == 0 else f"rank_{rank}.{BAD_SAMPLES_FILE}")
     with open(file, "a", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"step": session.state.step, **record}) + "\n" for record in records)
-    session.state.count("bad_clips", sum(record["kind"] == "bad" for record in records))
 
 
 def log_step(session: Session) -> None:
@@ -228,4 +235,4 @@ def _results(session: Session) -> str:
     assert session.validation is not None
     rows = validations(session.folder.logs)
     carried = level_information(session.generator, session.validation, seed=session.seed)
-    return results_table(rows[0], rows[-1], carried, step=session.state.step)
+    return results_table(rows[0], rows[-1], carried)

@@ -201,7 +201,7 @@ def test_the_table_shows_what_was_measured(generator: TrainableSNAC, clips: list
         result.scalars(),
         {**result.scalars(), "validation/mel_distance": 0.25 * result.metrics["mel_distance"]},
     )
-    table = results_table(first, last, [0.5, 0.125, -0.01], step=600)
+    table = results_table({**first, "step": 0}, {**last, "step": 600}, [0.5, 0.125, -0.01])
     assert "step 600" in table
     mel_row = next(line for line in table.splitlines() if "log-mel distance" in line)
     assert mel_row.split()[-1] == "0.25"

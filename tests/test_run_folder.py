@@ -14,7 +14,14 @@ from snac_accel import run_folder
 from snac_accel.config import load_config, to_dict
 from snac_accel.errors import CheckpointError, ConfigError, UserError
 from snac_accel.files import write_json
-from snac_accel.run_folder import RunFolder, harmful_change, open_run
+from snac_accel.run_folder import RunFolder, choose_run, create_run, harmful_change
+
+
+def open_run(settings: dict[str, Any]) -> RunFolder:
+    """As `train.main` does: decide, then create."""
+    folder = choose_run(settings)
+    create_run(folder, settings)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes | str]:
 
 
 def refused(settings: Mapping[str, Any], match: str, here: Path, kind: type[UserError] = ConfigError) -> None:
-    """`open_run` raises one line and writes nothing."""
+    """`choose_run` or `create_run` raises one line and writes nothing."""
     before = contents(here)
     with pytest.raises(kind, match=match) as error:
         open_run(settings)

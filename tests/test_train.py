@@ -268,3 +268,20 @@ def test_too_many_broken_files_stop_the_run_and_are_named(tmp_path: Path, demo_f
         main(config)
     records = [json.loads(line) for line in (tmp_path / "run/logs/bad_samples.jsonl").read_text().splitlines()]
     assert records and all("page-" in record["name"] and record["reason"] for record in records)
+
+
+def test_a_broken_file_is_replaced_and_every_meeting_with_it_counted(tmp_path: Path, demo_folder: Path) -> None:
+    data = tmp_path / "data" / "train"
+    data.mkdir(parents=True)
+    for source in sorted((demo_folder / "train").glob("*.ogg"))[:2]:
+        (data / source.name).write_bytes(source.read_bytes())
+    (data / "page.wav").write_text("<html>404</html>")
+    changes = {
+        "data": {"dataset_path": str(tmp_path / "data"), "max_bad_fraction": 1.0},
+        "validation": {"dataset_path": str(demo_folder), "split": "validation"},
+    }
+    assert main(tiny_config(tmp_path / "run", **changes)) == 0
+    lines = (tmp_path / "run/logs/bad_samples.jsonl").read_text().splitlines()
+    last = rows(tmp_path / "run")[-1]
+    assert len(lines) == 1 and last["data/clips"] == 8
+    assert last["data/bad_clips"] >= 2  # eight windows are two epochs of three clips and more
