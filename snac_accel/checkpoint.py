@@ -3,7 +3,7 @@
     step_00001000/
         manifest.json                 format, step, world size, config hash; size and SHA-256 of every other file
         config.json                   the resolved config
-        progress.json                 step and counters
+        progress.json                 step, place in the data, counters, loss scale
         generator.safetensors         weights, under the names of `snac.SNAC`
         discriminator.NAME.safetensors
         optimizer.NAME.safetensors    moments; `optimizer.NAME.json` holds the groups
@@ -81,7 +81,10 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     state.usage.load_state_dict(_read_tensors(path / "codebook_usage.safetensors"))
     progress = _read_json(path / "progress.json")
     state.step = int(progress["step"])
+    state.position = int(progress["position"])
     state.counters.update(progress["counters"])
+    if progress["scaler"]:  # empty unless the run was in float16
+        state.scaler.load_state_dict(progress["scaler"])
     return manifest
 
 

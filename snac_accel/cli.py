@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,7 +22,9 @@ from .config import DATASET_CONFIGS, MODEL_CONFIGS, SETTINGS, TrainingConfig, lo
 from .config.messages import nearest, one_line, show
 from .config.schema import section_of
 from .config.text import is_list, metavar, nest, parse_setting
+from .environment import check_launcher
 from .errors import ConfigError, UserError
+from .signals import end_as_init, end_with_launcher
 
 EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -47,7 +50,10 @@ for the dot: SNAC_ACCEL_TRAINING__LEARNING_RATE=1e-4.
 def train(arguments: Sequence[str]) -> int:
     """Train a model; with no flags, the published 24 kHz model on LJ Speech."""
     parser = config_parser("train", "Train SNAC. With no flags: the published 24 kHz model on LJ Speech.")
+    end_as_init()
     config = read_config(parser.parse_known(arguments))
+    check_launcher(config, os.environ)
+    end_with_launcher()
     from .train import main as train_main  # loads torch, so only once the configuration is known to be right
 
     return train_main(config) or EXIT_OK
@@ -154,13 +160,13 @@ def read_config(flags: argparse.Namespace) -> TrainingConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 2 after one line on stderr that says what the user should change."""
+    """Run one command; return its exit code, after one line on stderr if the user should change something."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _run(arguments)
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return EXIT_USAGE
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,6 +1,6 @@
 """Errors meant for the person who runs the program: one line that says what is wrong and what would be right.
 
-The command line prints them without a traceback and leaves with exit code 2.
+The command line prints them without a traceback and leaves with their exit code.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 class UserError(Exception):
     """What the user gave cannot work; the message is one complete line."""
+
+    exit_code = 2
 
 
 class ConfigError(UserError):
@@ -20,3 +22,9 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or model folder is missing, damaged, or belongs to another model or run."""
+
+
+class LaunchError(UserError):
+    """The processes of the run cannot reach, or have lost, each other: starting again may help, as sysexits.h says of 75."""
+
+    exit_code = 75

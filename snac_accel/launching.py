@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
@@ -15,34 +14,62 @@ from accelerate.utils import (
     ProjectConfiguration,
 )
 
+from .agreement import lost_processes
+from .config import TrainingConfig
+from .environment import check_launcher, complete_ranks, gradient_accumulation_steps, mixed_precision
 from .errors import ConfigError
 
-PROCESS_GROUP_TIMEOUT = timedelta(minutes=10)
 
+def create_accelerator(config: TrainingConfig) -> Accelerator:
+    """Build the `Accelerator` and set the precision of float32; collective.
 
-def create_accelerator(*, mixed_precision: str | None, trackers: Sequence[str]) -> Accelerator:
-    """Build the `Accelerator`; raises ConfigError if the launcher's processes do not see each other."""
-    has_device = torch.cuda.is_available() or torch.backends.mps.is_available()
-    accelerator = Accelerator(
-        cpu=not has_device,  # without it every process under torchrun on a CPU would believe that it is alone
-        mixed_precision=mixed_precision,
-        log_with=list(trackers) or None,
-        project_config=ProjectConfiguration(logging_dir="logs"),  # the run's own, once its folder is known
-        # Windows, not loaders, end an accumulation: every step has the same number of micro-batches.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False),
-            InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
-        ],
-    )
-    if not has_device:
+    Raises ConfigError, one line, if launcher, machine and config do not go together, LaunchError if the processes do not meet.
+    """
+    check_launcher(config, os.environ)
+    expected = complete_ranks(os.environ)
+    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    precision = mixed_precision(config, os.environ)
+    _check_device(precision, expected)
+    _set_float32_precision(config)
+    with lost_processes(int(os.environ.get("RANK", 0)), expected):
+        accelerator = Accelerator(
+            cpu=on_cpu,  # without it every process under torchrun on a CPU would believe that it is alone
+            mixed_precision=precision,
+            log_with=list(config.tracking.trackers) or None,
+            project_config=ProjectConfiguration(
+                logging_dir="logs"
+            ),  # the run's own, once its folder is known
+            # Windows, not loaders, end an accumulation: every step has the same number of micro-batches.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.distributed.timeout_seconds)),
+            ],
+        )
+    if accelerator.device.type == "cpu":
         use_all_cores()
-    expected = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != expected:
         raise ConfigError(
             f"the launcher started {expected} processes but {accelerator.num_processes} see each other"
         )
     return accelerator
+
+
+def _check_device(precision: str, num_processes: int) -> None:
+    has_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true"
+    if precision == "fp16" and not has_gpu:
+        raise ConfigError("training.mixed_precision = fp16: needs an NVIDIA or AMD GPU; here use bf16 or no")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if has_gpu and num_processes > 1 and local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"LOCAL_RANK is {local_rank}, but this machine shows {torch.cuda.device_count()} GPUs: "
+            "start one process for each GPU"
+        )
+
+
+def _set_float32_precision(config: TrainingConfig) -> None:
+    torch.set_float32_matmul_precision(config.training.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = config.training.tf32_convolutions
 
 
 def use_all_cores() -> None:
@@ -56,16 +83,22 @@ def use_all_cores() -> None:
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-def accumulation_steps(
-    *, batch_size: int, num_processes: int, global_batch_size: int | None, steps: int
-) -> int:
-    """Micro-batches per step: derived from `global_batch_size` where that is given, else `steps`."""
+def accumulation_steps(config: TrainingConfig, num_processes: int) -> int:
+    """Micro-batches per step: derived from `training.global_batch_size` where that is given, else as config or launcher say."""
+    stated = gradient_accumulation_steps(config, os.environ)
+    batch_size, global_batch_size = config.training.batch_size, config.training.global_batch_size
     if global_batch_size is None:
-        return steps
+        return stated or 1
     per_micro_step = batch_size * num_processes
     if global_batch_size % per_micro_step:
         raise ConfigError(
             f"training.global_batch_size = {global_batch_size}: should be a multiple of {per_micro_step} "
             f"(training.batch_size {batch_size} x {num_processes} processes)"
         )
-    return global_batch_size // per_micro_step
+    derived = global_batch_size // per_micro_step
+    if stated not in (None, derived):
+        raise ConfigError(
+            f"the launcher says {stated} gradient accumulation steps (ACCELERATE_GRADIENT_ACCUMULATION_STEPS), but "
+            f"training.global_batch_size = {global_batch_size} over {num_processes} processes gives {derived}: leave one out"
+        )
+    return derived

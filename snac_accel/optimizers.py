@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,16 @@ def schedule(name: str, optimizer: Optimizer, config: TrainingConfig) -> LRSched
         return factor(step) * release_factor(step, codebook.hold_steps, codebook.release_steps)
 
     return LambdaLR(optimizer, [encoding_factor, factor] if name == "generator" else factor)
+
+
+def advance(schedule: LRScheduler) -> None:
+    """Move a schedule by one step, also where the update was skipped: it counts steps, not updates.
+
+    torch warns then that the optimiser should have been called first.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        schedule.step()
 
 
 def learning_rate_factor(step: int, decay: float, warmup_steps: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from tabulate import tabulate
 from torch import nn
@@ -15,6 +16,8 @@ ROWS = {
     "validation/stft_distance": "STFT distance",
     "validation/si_sdr_db": "SI-SDR (dB)",
 }
+
+PRECISIONS = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
 
 
 def results_table(first: Mapping[str, float], last: Mapping[str, float], information: Sequence[float]) -> str:
@@ -44,14 +47,28 @@ def _ratio(first: Mapping[str, float], last: Mapping[str, float], name: str) -> 
     return f"{last[name] / first[name]:.2f}" if meaningful and name in last else ""
 
 
+class Processes(NamedTuple):
+    """How the work of a step is spread, and what it is computed on and in."""
+
+    number: int
+    accumulation: int  # micro-batches
+    device: str
+    precision: str  # a key of `PRECISIONS`
+
+    def batch(self, batch_size: int) -> str:
+        """The windows of a step, and how they come about."""
+        total = batch_size * self.number * self.accumulation
+        return f"{total} windows (batch {batch_size} x {self.number} processes x {self.accumulation} micro-batches)"
+
+
 def introduction(
     config: TrainingConfig,
     generator: nn.Module,
     discriminators: Mapping[str, nn.Module],
     folder: RunFolder,
-    global_batch_size: int,
+    processes: Processes,
 ) -> str:
-    """A few lines about what is about to be trained."""
+    """A few lines about what is about to be trained, and on what."""
     facts = config.model.facts
     rates = "/".join(f"{rate:.3g}" for rate in facts.token_rates)
     sizes = ", ".join(f"{name} {millions(module)}" for name, module in discriminators.items()) or "none"
@@ -60,7 +77,9 @@ def introduction(
         f"run: {folder.root}" + (f" (continues {folder.resume_from.name})" if folder.resume_from else ""),
         f"generator: {millions(generator)} parameters, {config.model.sampling_rate} Hz, tokens at {rates} Hz, "
         f"{facts.bitrate / 1000:.3g} kbit/s; discriminators: {sizes}",
-        f"step: {global_batch_size} windows of {seconds:.3g} s; {config.training.num_iterations} steps",
+        f"step: {processes.batch(config.training.batch_size)} of {seconds:.3g} s; "
+        f"{config.training.num_iterations} steps",
+        f"processes: {processes.number}, on {processes.device}, {PRECISIONS[processes.precision]}",
     ]
     return "\n".join(lines + ([config.segment_note] if config.segment_note else []))
 

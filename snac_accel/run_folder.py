@@ -30,10 +30,11 @@ RUNS = Path("runs")
 HARMLESS = {
     "training.num_iterations", "training.save_interval", "training.log_interval", "training.validation_interval",
     "training.non_finite_limit", "training.batch_size", "training.gradient_accumulation_steps",
-    "training.global_batch_size", "training.mixed_precision", "data.num_workers", "data.max_bad_fraction",
+    "training.global_batch_size", "training.mixed_precision", "training.matmul_precision", "training.tf32_convolutions",
+    "data.num_workers", "data.max_bad_fraction",
     "validation.max_clips", "validation.max_clip_seconds", "validation.num_samples",
 }  # fmt: skip
-HARMLESS_SECTIONS = {"checkpoint", "tracking", "paths"}
+HARMLESS_SECTIONS = {"checkpoint", "distributed", "tracking", "paths"}
 
 
 class RunFolder(NamedTuple):

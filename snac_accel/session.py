@@ -22,7 +22,7 @@ from .generator import TrainableSNAC
 from .meter import StepMeter
 from .report import results_table
 from .run_folder import RunFolder
-from .signals import StopSignal
+from .signals import STOP_SIGNALS, StopSignal
 from .state import TrainState
 from .step import StepReport
 from .tracking import Tracking, validations
@@ -42,11 +42,12 @@ class Session:
     training: AudioDataset
     validation: ValidationClips | None  # of all ranks
     tracking: Tracking
-    stop: StopSignal
     accumulation: int  # micro-batches per step
     global_batch_size: int  # windows per step
     bad: BadSamples
     meter: StepMeter = field(default_factory=StepMeter)
+    stop: StopSignal = field(default_factory=StopSignal)  # of this rank
+    stopped_by: int = 0  # the signal that any rank was given, 0: none; the same on every rank
     bad_clips_before: int = 0  # met since this process started, over all ranks, up to the last step
     skipped_in_a_row: int = 0
     validated_at: int | None = None  # step of the last validation
@@ -71,30 +72,22 @@ class Session:
         return self.accelerator.reduce(tensor, reduction="mean")
 
 
-def account(session: Session, batches: list[Batch], report: StepReport, waited: float) -> bool:
-    """Add a step to the books; collective. Returns whether any rank was asked to stop.
+def account(session: Session, batches: list[Batch], report: StepReport, waited: float) -> None:
+    """Add a step to the books, and learn whether any rank was asked to stop; collective.
 
     Raises DataError when too many clips are bad, UserError when too many steps in a row were not finite: on every rank.
     """
     _write_bad_samples(session, batches)
     samples = sum(batch.audio.numel() for batch in batches)
     padding = sum(batch.num_padding for batch in batches)
-    clips = sum(len(batch.names) for batch in batches)
-    own = [
-        session.stop.number > 0,
-        clips,
-        samples - padding,
-        padding,
-        session.bad.num_bad,
-        session.bad.num_tries,
-    ]
-    sums = session.sum_over_ranks(
+    own = [samples - padding, padding, session.bad.num_bad, session.bad.num_tries]
+    own += [session.stop.number == number for number in STOP_SIGNALS]
+    audio, padding, bad, tries, *stops = session.sum_over_ranks(
         torch.tensor(own, dtype=torch.int64, device=session.accelerator.device)
     ).tolist()
-    stop, clips, audio, padding, bad, tries = sums
+    session.stopped_by = next((int(n) for n, ranks in zip(STOP_SIGNALS, stops, strict=True) if ranks), 0)
     state = session.state
     new = {
-        "clips": clips,
         "audio_samples": audio,
         "padding_samples": padding,
         "bad_clips": bad - session.bad_clips_before,
@@ -113,7 +106,6 @@ def account(session: Session, batches: list[Batch], report: StepReport, waited: 
             f"{session.skipped_in_a_row} steps in a row up to step {state.step} had losses or gradients that are not finite: "
             "lower training.learning_rate, or set training.max_grad_norm"
         )
-    return stop > 0
 
 
 def _write_bad_samples(session: Session, batches: list[Batch]) -> None:
@@ -133,9 +125,11 @@ def log_step(session: Session) -> None:
     scalars["train/learning_rate"] = state.optimizers["generator"].param_groups[-1]["lr"]
     total = state.counters["audio_samples"] + state.counters["padding_samples"]
     scalars["data/padding_share"] = state.counters["padding_samples"] / max(total, 1)
-    scalars["data/clips"] = state.counters["clips"]
+    scalars["data/clips"] = state.position
     scalars["data/bad_clips"] = state.counters["bad_clips"]
     scalars["train/skipped_updates"] = state.counters["skipped_updates"]
+    if state.scaler.is_enabled():
+        scalars["train/loss_scale"] = state.scaler.get_scale()
     session.tracking.log(scalars, state.step)
     session.tracking.show(_headline(scalars))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -14,7 +15,6 @@ from .codebook import CodebookUsage
 
 COUNTERS = (
     "skipped_updates",  # steps whose loss or gradient was not finite
-    "clips",  # windows trained on, over all ranks
     "audio_samples",  # their samples without padding
     "padding_samples",  # zeros appended to short clips
     "bad_clips",  # clips that could not be decoded
@@ -30,7 +30,9 @@ class TrainState:
     optimizers: dict[str, Optimizer]  # "generator", "discriminator"
     schedules: dict[str, LRScheduler]  # the same keys
     usage: CodebookUsage
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))  # of the losses; float16 only
     step: int = 0  # global batches consumed
+    position: int = 0  # windows consumed, over all ranks: where the stream of samples goes on
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
     def models(self) -> list[nn.Module]:
@@ -42,5 +44,10 @@ class TrainState:
         self.counters[name] += number
 
     def progress(self) -> dict[str, Any]:
-        """What JSON can hold: step and counters."""
-        return {"step": self.step, "counters": dict(self.counters)}
+        """What JSON can hold."""
+        return {
+            "step": self.step,
+            "position": self.position,
+            "counters": dict(self.counters),
+            "scaler": self.scaler.state_dict(),
+        }

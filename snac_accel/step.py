@@ -5,12 +5,15 @@ feature matching. It is computed once. The gradients that the losses send into t
 one discriminator's graph alive at a time, and the generator is back-propagated once at the end. From the same weights this
 gives the update that separate passes give, with seven discriminator forward-equivalents instead of ten.
 
+Optimisers and loss scale are driven here, not by Accelerate: its wrappers would scale the leaf's gradient twice and
+adjust the scale once for each optimiser.
+
 Shapes: B batch, T samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,8 +24,11 @@ from torch.nn.utils import parametrize
 from .codebook import count_codes, restart_dead_codes
 from .generator import GeneratorOutput
 from .losses import DISCRIMINATOR_LOSSES, SPECTRAL_LOSSES, discriminator_loss
+from .optimizers import advance
 from .seeds import derive_seed
 from .state import TrainState
+
+Scale = Callable[[Tensor], Tensor]  # multiplies by the loss scale; the identity without float16
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,13 @@ def train_step(
         with accelerator.accumulate(*state.models()):
             seed_noise(settings.seed, state.step, index, accelerator.process_index)
             output = state.generator(real)
-            gather_gradients(
-                real, output, state, accelerator, settings, report, 1 / len(batches), log_unweighted
-            )
+            gather_gradients(real, output, state, settings, report, 1 / len(batches), log_unweighted)
             outputs.append(output)
-    update(state, accelerator, settings, report)
+    update(state, settings, report)
     if not report.skipped:
         follow_codebooks(outputs, state, accelerator, settings, report)
     state.step += 1
+    state.position += accelerator.num_processes * sum(len(real) for real in batches)
     return report
 
 
@@ -91,25 +96,29 @@ def gather_gradients(
     real: Tensor,
     output: GeneratorOutput,
     state: TrainState,
-    accelerator: Accelerator,
     settings: StepSettings,
     report: StepReport,
     share: float,
     log_unweighted: bool,
 ) -> None:
-    """Back-propagate all losses of one micro-batch into the parameters of all networks."""
+    """Back-propagate all losses of one micro-batch, `share` of its step, into the parameters of all networks.
+
+    With float16 every loss is multiplied by the loss scale where it enters its graph. So the gradient on the leaf bears it
+    already when it goes on into the generator, and it is applied once on every way.
+    """
+    scale = state.scaler.scale
     leaf = output.audio.detach().requires_grad_()
     gradient = torch.zeros_like(leaf)
     for name, discriminator in state.discriminators.items():
-        gradient += _discriminate(name, discriminator, real, leaf, accelerator, settings, report, share)
-    gradient += _reconstruct(real, leaf, settings, report, share, log_unweighted)
+        gradient += _discriminate(name, discriminator, real, leaf, scale, settings, report, share)
+    gradient += _reconstruct(real, leaf, scale, settings, report, share, log_unweighted)
     quantizer_loss = leaf.new_zeros(())
     for name in ("commitment", "codebook"):
         value = getattr(output, name)
         report.add(name, value, share)
         quantizer_loss = quantizer_loss + settings.loss_weights.get(name, 0.0) * value
     # d/dθ of ⟨fake, gradient⟩ is the chain rule's product of the gathered gradient with d fake / dθ.
-    accelerator.backward((output.audio * gradient).sum() + quantizer_loss)
+    (((output.audio * gradient).sum() + scale(quantizer_loss)) * share).backward()
 
 
 def _discriminate(
@@ -117,7 +126,7 @@ def _discriminate(
     discriminator: nn.Module,
     real: Tensor,
     leaf: Tensor,
-    accelerator: Accelerator,
+    scale: Scale,
     settings: StepSettings,
     report: StepReport,
     share: float,
@@ -128,15 +137,21 @@ def _discriminate(
     terms = {term: loss(on_real, on_fake) for term, loss in DISCRIMINATOR_LOSSES.items()}
     for term, value in terms.items():
         report.add(term, value, share)
-    gradient = _gradient(terms, leaf, settings.loss_weights, retain_graph=True)
+    gradient = _gradient(terms, leaf, scale, settings.loss_weights, retain_graph=True)
     loss = discriminator_loss(on_real[0], on_fake[0])
     report.add(f"discriminator/{name}", loss, share)
-    accelerator.backward(loss, inputs=list(discriminator.parameters()))
+    (scale(loss) * share).backward(inputs=list(discriminator.parameters()))
     return gradient
 
 
 def _reconstruct(
-    real: Tensor, leaf: Tensor, settings: StepSettings, report: StepReport, share: float, log_unweighted: bool
+    real: Tensor,
+    leaf: Tensor,
+    scale: Scale,
+    settings: StepSettings,
+    report: StepReport,
+    share: float,
+    log_unweighted: bool,
 ) -> Tensor:
     """The gradient of the weighted spectral losses on `leaf`, term by term, so that one graph lives at a time."""
     gradient = torch.zeros_like(leaf)
@@ -148,22 +163,28 @@ def _reconstruct(
             value = loss(real, leaf, sampling_rate=settings.sampling_rate)
         report.add(name, value, share)
         if weighted:
-            gradient += _gradient({name: value}, leaf, settings.loss_weights)
+            gradient += _gradient({name: value}, leaf, scale, settings.loss_weights)
     return gradient
 
 
 def _gradient(
-    terms: Mapping[str, Tensor], leaf: Tensor, weights: Mapping[str, float], retain_graph: bool = False
+    terms: Mapping[str, Tensor],
+    leaf: Tensor,
+    scale: Scale,
+    weights: Mapping[str, float],
+    retain_graph: bool = False,
 ) -> Tensor:
-    """The gradient of the weighted sum of `terms` on `leaf`; zero where no weight is above 0."""
+    """The gradient of the scaled, weighted sum of `terms` on `leaf`; zero where no weight is above 0."""
     weighted = [weights[name] * value for name, value in terms.items() if weights.get(name, 0.0) > 0]
     if not weighted:
         return torch.zeros_like(leaf)
-    return torch.autograd.grad(torch.stack(weighted).sum(), leaf, retain_graph=retain_graph)[0]
+    return torch.autograd.grad(scale(torch.stack(weighted).sum()), leaf, retain_graph=retain_graph)[0]
 
 
-def update(state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport) -> None:
-    """Clip, step, schedule: both optimisers together, or neither."""
+def update(state: TrainState, settings: StepSettings, report: StepReport) -> None:
+    """Take the loss scale out of the gradients, clip, step, schedule: both optimisers together, or neither."""
+    for optimizer in state.optimizers.values():
+        state.scaler.unscale_(optimizer)
     groups = {"generator": [state.generator], "discriminator": list(state.discriminators.values())}
     for name, modules in groups.items():
         gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
@@ -177,7 +198,8 @@ def update(state: TrainState, accelerator: Accelerator, settings: StepSettings, 
         if not report.skipped:
             optimizer.step()
         optimizer.zero_grad()
-        state.schedules[name].step()
+        advance(state.schedules[name])
+    state.scaler.update()  # once for both: smaller after an overflow in either, larger after a long time without
     state.count("skipped_updates", int(report.skipped))
 
 

@@ -5,40 +5,38 @@ The only training code that builds an `Accelerator`. What happens around the ste
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
+from torch.amp import GradScaler
 
+from .agreement import check_data, check_settings, lost_processes, on_every_rank, on_first_rank
 from .checkpoint import load_checkpoint, save_checkpoint
 from .codebook import CodebookUsage, initialize_codebooks
 from .config import TrainingConfig, to_dict, validate
 from .dataset import AudioDataset, BadSamples, Batch, ValidationClips, make_loader
 from .discriminators import DISCRIMINATORS
-from .errors import CheckpointError, UserError
+from .errors import CheckpointError
 from .export import read_weights
 from .generator import TrainableSNAC, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator
 from .optimizers import setup_optimizers
-from .report import introduction
+from .report import Processes, introduction
 from .run_folder import RunFolder, choose_run, create_run
 from .seeds import derive_seed
 from .session import Session, account, finish, log_step, save, validate_model
-from .signals import StopSignal
 from .state import TrainState
 from .step import StepSettings, train_step
 from .tracking import Tracking
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
-log = logging.getLogger(__name__)
-Result = TypeVar("Result")
+INITIALIZATION_BATCH = 16  # windows encoded at a time for the start of the codebooks
 
 
 def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
@@ -49,15 +47,15 @@ def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
     Raises `UserError` (one line) for anything that the user can put right.
     """
     config = validate({} if config is None else config)
-    accelerator = create_accelerator(
-        mixed_precision=config.training.mixed_precision, trackers=config.tracking.trackers
-    )
-    folder = on_first_rank(accelerator, lambda: choose_run(to_dict(config)))
+    accelerator = create_accelerator(config)
     with ExitStack() as stack:
-        stop = stack.enter_context(StopSignal())
-        session = setup_session(config, accelerator, folder, stop)
+        stack.enter_context(lost_processes(accelerator.process_index, accelerator.num_processes))
+        check_settings(accelerator, to_dict(config))
+        folder = on_first_rank(accelerator, lambda: choose_run(to_dict(config)))
+        session = setup_session(config, accelerator, folder)
         stack.callback(session.tracking.close)
         stack.callback(accelerator.free_memory)
+        stack.enter_context(session.stop)
         return fit(session)
 
 
@@ -74,15 +72,15 @@ def fit(session: Session) -> int:
             step_settings(session.config),
             log_unweighted=(state.step + 1) % settings.log_interval == 0,
         )
-        stopped = account(session, batches, report, waited)
+        account(session, batches, report, waited)
         session.tracking.advance()
         if state.step % settings.log_interval == 0:
             log_step(session)
         if state.step % settings.validation_interval == 0:
             validate_model(session)
-        if stopped or state.step % settings.save_interval == 0:
+        if session.stopped_by or state.step % settings.save_interval == 0:
             save(session)
-        if stopped:
+        if session.stopped_by:
             return interrupted(session)
     return complete(session)
 
@@ -98,7 +96,7 @@ def complete(session: Session) -> int:
 def interrupted(session: Session) -> int:
     """Say where the run can go on; the exit code is 128 + the signal's number, as shells have it."""
     session.tracking.say(f"stopped after step {session.state.step}; --resume auto continues from there")
-    return 128 + (session.stop.number or 15)
+    return 128 + session.stopped_by
 
 
 def step_batches(session: Session) -> Iterator[list[Batch]]:
@@ -110,7 +108,7 @@ def step_batches(session: Session) -> Iterator[list[Batch]]:
         num_processes=accelerator.num_processes,
         rank=accelerator.process_index,
         accumulation_steps=session.accumulation,
-        start_step=session.state.step,
+        start_position=session.state.position,
         num_steps=max(config.training.num_iterations - session.state.step, 0),
         num_workers=config.data.num_workers,
     )
@@ -142,42 +140,25 @@ def step_settings(config: TrainingConfig) -> StepSettings:
     )
 
 
-def on_first_rank(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
-    """Call `function` on rank 0; its result, or the UserError it raises, reaches every rank; collective."""
-    outcome: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            outcome = [function()]
-        except UserError as error:
-            outcome = [error]
-    broadcast_object_list(outcome)
-    if isinstance(outcome[0], UserError):
-        raise outcome[0]
-    return outcome[0]
-
-
-def setup_session(
-    config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignal
-) -> Session:
+def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunFolder) -> Session:
     """Build data, models and optimisers, load the checkpoint if there is one, and open the log; collective."""
     settings = config.training
-    accumulation = accumulation_steps(
-        batch_size=settings.batch_size,
-        num_processes=accelerator.num_processes,
-        global_batch_size=settings.global_batch_size,
-        steps=settings.gradient_accumulation_steps,
-    )
+    accumulation = accumulation_steps(config, accelerator.num_processes)
     accelerator.gradient_accumulation_steps = accumulation
-    training, validation = setup_dataset(config)
-    generator, discriminators = setup_models(config, accelerator.device)
+    training, validation = on_every_rank(accelerator, lambda: setup_dataset(config))
+    if not config.data.streaming:
+        check_data(accelerator, training.clip_names)
+    generator, discriminators = on_every_rank(accelerator, lambda: setup_models(config, accelerator.device))
     on_first_rank(accelerator, lambda: create_run(folder, to_dict(config)))
     if folder.resume_from is None:
-        start_codebooks(generator, training, config)
+        # The other ranks are given the outcome with all other weights, when the models are wrapped.
+        on_first_rank(accelerator, lambda: start_codebooks(generator, training, config))
     state = setup_state(config, accelerator, generator, discriminators)
     global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
-    if folder.resume_from is not None:
-        check_global_batch(load_checkpoint(folder.resume_from, state), global_batch_size)
-        log.info("continuing %s", folder.resume_from)
+    promise = None
+    if (checkpoint := folder.resume_from) is not None:
+        manifest = on_every_rank(accelerator, lambda: load_checkpoint(checkpoint, state))
+        promise = data_promise(manifest, config, accelerator.num_processes, global_batch_size)
     tracking = Tracking(
         accelerator,
         folder.logs,
@@ -187,7 +168,12 @@ def setup_session(
         total=settings.num_iterations,
         progress_bar=config.tracking.progress_bar,
     )
-    tracking.say(introduction(config, generator, discriminators, folder, global_batch_size))
+    processes = Processes(
+        accelerator.num_processes, accumulation, str(accelerator.device), accelerator.mixed_precision
+    )
+    tracking.say(introduction(config, generator, discriminators, folder, processes))
+    if promise:
+        tracking.say(promise)
     bad = BadSamples(config.data.max_bad_fraction)
     return Session(
         config,
@@ -197,7 +183,6 @@ def setup_session(
         training,
         validation,
         tracking,
-        stop,
         accumulation,
         global_batch_size,
         bad,
@@ -274,16 +259,19 @@ def load_generator(generator: TrainableSNAC, source: str, model: dict[str, Any])
 
 def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: TrainingConfig) -> None:
     """Fit fresh codebooks to the latents of the first clips of the keyed order; published weights are left alone."""
-    codebook, size = config.codebook, config.training.batch_size
-    if codebook.initialization != "kmeans" or config.training.init_from is not None:
+    if config.codebook.initialization != "kmeans" or config.training.init_from is not None:
         return
+    clips = first_clips(training, config.codebook.initialization_clips, config.data.num_workers)
+    initialize_codebooks(generator, clips, seed=config.training.seed)
+
+
+def first_clips(training: AudioDataset, number: int, num_workers: int) -> Iterator[Tensor]:
+    """The first `number` windows of the keyed order, (B, 1, T) with a B that does not depend on the layout of the run."""
     loader = make_loader(
-        training,
-        size,
-        num_steps=-(-codebook.initialization_clips // size),
-        num_workers=config.data.num_workers,
+        training, INITIALIZATION_BATCH, num_steps=-(-number // INITIALIZATION_BATCH), num_workers=num_workers
     )
-    initialize_codebooks(generator, (batch.audio for batch in loader), seed=config.training.seed)
+    for index, batch in enumerate(loader):
+        yield batch.audio[: number - index * INITIALIZATION_BATCH]
 
 
 def setup_state(
@@ -292,28 +280,43 @@ def setup_state(
     generator: TrainableSNAC,
     discriminators: dict[str, nn.Module],
 ) -> TrainState:
-    """Hand models and optimisers to Accelerate. Schedules stay out: prepared ones advance once for each process."""
+    """Hand the models to Accelerate.
+
+    Optimisers stay out, because its loss scaling serves one of them only, and so do schedules: prepared ones advance once for
+    each process.
+    """
     optimizers, schedules = setup_optimizers(generator, discriminators, config)
     usage = CodebookUsage(len(generator.vq_strides), generator.codebook_size, accelerator.device)
-    names = list(discriminators)
-    prepared = accelerator.prepare(generator, *discriminators.values(), *optimizers.values())
-    models, ready = prepared[: len(names) + 1], prepared[len(names) + 1 :]
-    for module in models:
-        module.train()
     return TrainState(
-        models[0],
-        dict(zip(names, models[1:], strict=True)),
-        dict(zip(optimizers, ready, strict=True)),
+        accelerator.prepare_model(generator).train(),
+        {name: accelerator.prepare_model(module).train() for name, module in discriminators.items()},
+        optimizers,
         schedules,
         usage,
+        accelerator.scaler or GradScaler(enabled=False),
     )
 
 
-def check_global_batch(manifest: Mapping[str, Any], global_batch_size: int) -> None:
-    """Raise CheckpointError unless the run goes on with the batch it was started with: the order of its data hangs on it."""
-    before = manifest["global_batch_size"]
-    if before != global_batch_size:
+def data_promise(
+    manifest: Mapping[str, Any], config: TrainingConfig, num_processes: int, global_batch_size: int
+) -> str | None:
+    """The sentence about the data of a run resumed with other processes; None if nothing changed.
+
+    Raises CheckpointError if the clips per step changed for another reason: then it was hardly meant.
+    """
+    before, processes_before = manifest["global_batch_size"], manifest["world_size"]
+    if before == global_batch_size:
+        if processes_before == num_processes:
+            return None
+        return f"data order: exact; {num_processes} processes after {processes_before} take the same windows in the same steps"
+    per_process = before * num_processes == global_batch_size * processes_before
+    if config.training.global_batch_size is not None or not per_process:
         raise CheckpointError(
             f"the checkpoint was made with {before} clips per step, this run has {global_batch_size}: "
             f"set training.global_batch_size to {before}"
         )
+    return (
+        f"data order: each clip at most once per epoch; {num_processes} processes after {processes_before} go on where the "
+        f"stream was left, but with {global_batch_size} clips per step instead of {before} "
+        f"(training.global_batch_size = {before} would keep the steps the same)"
+    )

@@ -18,8 +18,9 @@ NAMES = ["cpu", "cpu_multi_process", "single_gpu", "multi_gpu", "multi_node", "m
 PROCESSES = {"cpu": 1, "single_gpu": 1, "mps": 1, "cpu_multi_process": 2, "multi_gpu": 8, "multi_node": 16}
 WHO = """
 import os, sys
+from snac_accel.config import TrainingConfig
 from snac_accel.launching import create_accelerator
-accelerator = create_accelerator(mixed_precision=None, trackers=[])
+accelerator = create_accelerator(TrainingConfig())
 assert accelerator.num_processes == int(sys.argv[1]), accelerator.num_processes
 assert accelerator.mixed_precision == "no"
 open(os.path.join(sys.argv[2], f"rank_{accelerator.process_index}"), "x").write(str(accelerator.device.type))

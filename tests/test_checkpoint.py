@@ -85,7 +85,7 @@ def batches(speech: Tensor) -> list[Tensor]:
 def trained(accelerator: Accelerator, state: TrainState, batches: list[Tensor]) -> TrainState:
     """A state after three steps, one of them skipped."""
     advance(state, accelerator, [*batches[:2], batches[2] * float("nan")])
-    state.count("clips", 6)
+    state.count("audio_samples", 6)
     return state
 
 
@@ -113,7 +113,7 @@ def test_a_loaded_state_is_bitwise_the_saved_one_and_goes_on_as_it(
     manifest = load_checkpoint(path, fresh)
     assert differences(saved, snapshot(fresh)) == []
     assert (manifest["step"], manifest["world_size"], manifest["global_batch_size"]) == (3, 1, 4)
-    assert fresh.counters == {**trained.counters, "skipped_updates": 1, "clips": 6}
+    assert fresh.counters == {**trained.counters, "skipped_updates": 1, "audio_samples": 6}
     advance(trained, accelerator, batches[3:])
     advance(fresh, accelerator, batches[3:])
     assert differences(snapshot(trained), snapshot(fresh)) == []
@@ -306,9 +306,9 @@ def test_rotation_never_removes_what_was_just_saved(state: TrainState, tmp_path:
 
 def test_the_same_step_can_be_saved_again(state: TrainState, tmp_path: Path) -> None:
     save_at(tmp_path, state, 5)
-    state.count("clips")
+    state.count("bad_clips")
     save_at(tmp_path, state, 5, keep_last=1)
-    assert json.loads((tmp_path / "step_00000005" / "progress.json").read_text())["counters"]["clips"] == 1
+    assert json.loads((tmp_path / "step_00000005" / "progress.json").read_text())["counters"]["bad_clips"] == 1
     verify_checkpoint(tmp_path / "step_00000005")
 
 

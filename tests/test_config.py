@@ -91,7 +91,7 @@ REFUSED: list[tuple[dict[Any, Any], str]] = [
     ({"training": [1]}, "training = [1]: should be a section with settings"),
     (
         {"training": {"mixed_precision": "fp8"}},
-        "training.mixed_precision = \"fp8\": should be 'no' or 'bf16'",
+        "training.mixed_precision = \"fp8\": should be 'no', 'bf16' or 'fp16'",
     ),
     (
         {"training": {"batch_size": 6, "global_batch_size": 16}},

@@ -89,7 +89,7 @@ def test_global_batches_do_not_depend_on_the_layout(demo_folder: Path, streaming
 def test_resuming_in_another_layout_continues_the_same_stream(demo_folder: Path, streaming: bool) -> None:
     dataset = open_demo(demo_folder, streaming, split="validation")
     whole = global_batches(dataset, (12, 1, 1), num_workers=0, num_steps=6)  # 72 samples: several epochs
-    assert_same(global_batches(dataset, (3, 2, 2), num_workers=2, start_step=3, num_steps=3), whole[3:])
+    assert_same(global_batches(dataset, (3, 2, 2), num_workers=2, start_position=36, num_steps=3), whole[3:])
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -109,7 +109,7 @@ def test_keys_of_all_layouts_are_the_same_numbers() -> None:
 
     def keys(batch_size: int, processes: int, accumulation: int) -> list[list[SampleKey]]:
         samplers = [
-            StepBatchSampler(1_000_000, 3, batch_size, processes, rank, accumulation, 166_660, num_steps=12)
+            StepBatchSampler(1_000_000, 3, batch_size, processes, rank, accumulation, 1_999_920, num_steps=12)
             for rank in range(processes)
         ]
         rows = [

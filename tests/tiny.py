@@ -117,12 +117,10 @@ def make_state(
     schedules: dict[str, LRScheduler] = {
         name: LambdaLR(one, decays[: len(one.param_groups)]) for name, one in plain.items()
     }
-    prepared = accelerator.prepare(generator, *critics.values(), *plain.values())
-    models, ready = prepared[: len(critics) + 1], prepared[len(critics) + 1 :]
     return TrainState(
-        models[0],
-        dict(zip(critics, models[1:], strict=True)),
-        dict(zip(plain, ready, strict=True)),
+        accelerator.prepare_model(generator),
+        {name: accelerator.prepare_model(module) for name, module in critics.items()},
+        plain,
         schedules,
         CodebookUsage(generator.n_codebooks, generator.codebook_size),
     )

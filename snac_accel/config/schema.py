@@ -15,6 +15,7 @@ from .sections import (
     CheckpointSettings,
     CodebookSettings,
     DataSettings,
+    DistributedSettings,
     LossSettings,
     OptimizerSettings,
     PathSettings,
@@ -46,6 +47,9 @@ class TrainingConfig(Section):
     )
     codebook: CodebookSettings = Field(
         default=CodebookSettings(), description="Start of the codebooks, and dead codes."
+    )
+    distributed: DistributedSettings = Field(
+        default=DistributedSettings(), description="How the processes of a run work together."
     )
     checkpoint: CheckpointSettings = Field(
         default=CheckpointSettings(), description="Checkpoints of the run."

@@ -22,7 +22,9 @@ class TrainingSettings(Section):
     global_batch_size: Count | None = Field(
         default=None, description="Clips per step over all processes; given: accumulation is derived from it."
     )
-    gradient_accumulation_steps: Count = Field(default=1, description="Micro-batches per step.")
+    gradient_accumulation_steps: Count | None = Field(
+        default=None, description="Micro-batches per step; null: as the launcher says, else 1."
+    )
     learning_rate: Rate = Field(default=6e-4, description="AdamW learning rate of the generator.")
     discriminator_learning_rate: Rate | None = Field(
         default=None, description="AdamW learning rate of the discriminators; null: as the generator."
@@ -37,9 +39,14 @@ class TrainingSettings(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Gradient norm to clip to; null: no clipping, as in the paper."
     )
-    mixed_precision: Literal["no", "bf16"] | None = Field(
-        default=None, description="Autocast type; null: as `accelerate launch` says."
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
+        default=None, description="Autocast type; null: as `accelerate launch` says. fp16 needs a GPU."
     )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        default="highest",
+        description="Matrix products in float32: highest (all digits), high (TF32) or medium (bfloat16).",
+    )
+    tf32_convolutions: bool = Field(default=True, description="Convolutions in float32 may use TF32 (GPUs).")
     init_from: Name | None = Field(
         default=None,
         description="SNAC folder or Hub repository whose weights the run starts from; null: random.",
@@ -54,7 +61,7 @@ class TrainingSettings(Section):
         if total is not None and total % self.batch_size:
             problem = f"should be a multiple of training.batch_size, {self.batch_size}"
             raise inconsistent("global_batch_size", total, problem)
-        if total is not None and self.gradient_accumulation_steps != 1:
+        if total is not None and self.gradient_accumulation_steps is not None:
             problem = "should be left out: it is derived from training.global_batch_size"
             raise inconsistent("gradient_accumulation_steps", self.gradient_accumulation_steps, problem)
         return self
@@ -163,6 +170,14 @@ class CodebookSettings(Section):
     restart_after: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=8.0,
         description="Lookups without being chosen after which a code is dead, in multiples of codebook_size.",
+    )
+
+
+class DistributedSettings(Section):
+    """How the processes of a run work together."""
+
+    timeout_seconds: Annotated[float, Field(ge=1, le=86400)] = Field(
+        default=600.0, description="Longest wait for another process, at the start and in a step (s)."
     )
 
 

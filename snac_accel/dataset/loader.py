@@ -44,19 +44,20 @@ def make_loader(
     num_processes: int = 1,
     rank: int = 0,
     accumulation_steps: int = 1,
-    start_step: int = 0,
+    start_position: int = 0,
     num_steps: int | None = None,
     num_workers: int = 2,
     pin_memory: bool | None = None,
     timeout_seconds: float = 600.0,
 ) -> BatchLoader:
-    """Return the loader of process `rank`: from `start_step` on, `accumulation_steps` batches a step.
+    """Return the loader of process `rank`: from `start_position` of the stream on, `accumulation_steps`
+    batches a step.
 
     Endless if `num_steps` is None. The global batch of a step depends on its size alone. `pin_memory` None:
     where there is a GPU. A worker that stops without dying raises an error after `timeout_seconds`
     (map-style; a resumed stream may take long to skip).
     """
-    layout = (batch_size, num_processes, rank, accumulation_steps, start_step, num_steps)
+    layout = (batch_size, num_processes, rank, accumulation_steps, start_position, num_steps)
     batches: Dataset[Any] = (
         _StreamedBatches(dataset, layout) if dataset.streaming else _IndexedBatches(dataset)
     )
@@ -116,11 +117,16 @@ def _failed(error: DataError) -> Batch:
 
 
 def _start_worker(worker_id: int) -> None:
-    """Set up a worker process: one thread, since they share the cores, and Ctrl-C left to the main process.
+    """Set up a worker process: one thread, since they share the cores, and signals left to the main process.
 
+    Ctrl-C, SLURM and containers signal whole groups of processes; a worker that died of it would take the last step with
+    it. The first SIGTERM is let pass, a second one, from the main process to a worker that is stuck, ends it.
     Workers are started the way the platform does by default (forked on Linux up to Python 3.13): they only
     ever touch tensors on the CPU, so a CUDA context in the parent is not used, and nothing has to be pickled
     or imported again.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -1,9 +1,10 @@
 """The order of training: which clip, window and gain, as a pure function of (seed, epoch, position).
 
-Clips form one endless stream: epoch after epoch, each a permutation of all clips. Step s takes the positions
-s·G to (s + 1)·G of it, where G = batch size × processes × accumulation steps is the global batch. So the same
-global batch comes out whatever the number of processes, workers or accumulation steps, and resuming needs
-nothing but the number of the step.
+Clips form one endless stream: epoch after epoch, each a permutation of all clips. Every step takes the next
+G = batch size × processes × accumulation steps positions of it, its global batch. So the same global batch comes
+out whatever the number of processes, workers or accumulation steps, and resuming needs nothing but the position.
+A step that crosses the end of an epoch goes on with the beginning of the next; a dataset smaller than a global
+batch gives a step several epochs, each with windows of its own.
 
 Numbers are raw words of the Philox generator, whose stream NumPy guarantees for all versions (its
 `permutation` it does not).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -67,24 +69,23 @@ def micro_batch_starts(
     num_processes: int,
     rank: int,
     accumulation_steps: int,
-    start_step: int,
+    start_position: int,
     num_steps: int | None,
 ) -> Iterator[int]:
     """Yield the stream position of the first row of each micro-batch of one process; its other rows follow.
 
-    Micro-batch m of rank r takes the rows (m · num_processes + r) · batch_size + 0, 1, … of its step. Endless
-    if `num_steps` is None.
+    Micro-batch m of rank r takes the rows (m · num_processes + r) · batch_size + 0, 1, … of its step; the first step's
+    first row is at `start_position`. Endless if `num_steps` is None.
     """
     micro_batches = accumulation_steps * num_processes  # of all processes in a step
-    step = start_step
-    while num_steps is None or step < start_step + num_steps:
+    for step in count() if num_steps is None else range(num_steps):
         for micro_batch in range(accumulation_steps):
-            yield (step * micro_batches + micro_batch * num_processes + rank) * batch_size
-        step += 1
+            before = step * micro_batches + micro_batch * num_processes + rank
+            yield start_position + before * batch_size
 
 
 class StepBatchSampler:
-    """Iterates over the micro-batches (lists of `SampleKey`) of one process, from `start_step` on.
+    """Iterates over the micro-batches (lists of `SampleKey`) of one process, from `start_position` of the stream on.
 
     `num_steps` steps, endless if None; each step is `accumulation_steps` micro-batches of `batch_size`
     samples.
@@ -98,7 +99,7 @@ class StepBatchSampler:
         num_processes: int = 1,
         rank: int = 0,
         accumulation_steps: int = 1,
-        start_step: int = 0,
+        start_position: int = 0,
         num_steps: int | None = None,
     ) -> None:
         if num_clips < 1:
@@ -106,7 +107,7 @@ class StepBatchSampler:
         if not 0 <= rank < num_processes:
             raise ValueError(f"rank must lie in 0..{num_processes - 1}, not {rank}")
         self.num_clips, self.seed, self.batch_size = num_clips, seed, batch_size
-        self.layout = (batch_size, num_processes, rank, accumulation_steps, start_step, num_steps)
+        self.layout = (batch_size, num_processes, rank, accumulation_steps, start_position, num_steps)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for start in micro_batch_starts(*self.layout):
