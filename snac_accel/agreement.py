@@ -120,6 +120,6 @@ def lost_processes(rank: int, num_processes: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         raise LaunchError(
-            f"rank {rank} of {num_processes} cannot reach, or has lost, another process of the run ({reason}): see what the "
-            "other processes printed; started again, the run goes on from its last checkpoint"
+            f"rank {rank} of {num_processes} has lost another process of the run ({reason}): see what the others printed; "
+            "started again, the run goes on from its last checkpoint"
         ) from error

@@ -54,6 +54,7 @@ def train(arguments: Sequence[str]) -> int:
     config = read_config(parser.parse_known(arguments))
     check_launcher(config, os.environ)
     end_with_launcher()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
     from .train import main as train_main  # loads torch, so only once the configuration is known to be right
 
     return train_main(config) or EXIT_OK

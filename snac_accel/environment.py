@@ -76,13 +76,14 @@ def complete_ranks(environment: MutableMapping[str, str]) -> int:
     """
     if "WORLD_SIZE" not in environment and _number(environment, SLURM["WORLD_SIZE"], 1) > 1:
         for name, source in SLURM.items():
-            environment.setdefault(name, environment.get(source, ""))
+            if source in environment:
+                environment.setdefault(name, environment[source])
     world_size = _number(environment, "WORLD_SIZE", 1)
     if world_size == 1:
         return 1
     if "RANK" not in environment:
         raise ConfigError(
-            f"WORLD_SIZE is {world_size}, but RANK is not set: every process needs its own, from 0"
+            f"WORLD_SIZE is {world_size}, but RANK is not set: every process needs its own, from 0 on"
         )
     rank = _number(environment, "RANK", 0)
     if rank >= world_size:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -14,10 +18,9 @@ from accelerate.utils import (
     ProjectConfiguration,
 )
 
-from .agreement import lost_processes
 from .config import TrainingConfig
 from .environment import check_launcher, complete_ranks, gradient_accumulation_steps, mixed_precision
-from .errors import ConfigError
+from .errors import ConfigError, LaunchError
 
 
 def create_accelerator(config: TrainingConfig) -> Accelerator:
@@ -31,7 +34,10 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
     precision = mixed_precision(config, os.environ)
     _check_device(precision, expected)
     _set_float32_precision(config)
-    with lost_processes(int(os.environ.get("RANK", 0)), expected):
+    if expected > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the launchers do; without it Accelerate warns
+        await_first_rank(os.environ, config.distributed.timeout_seconds)
+    with _meeting(config.distributed.timeout_seconds):
         accelerator = Accelerator(
             cpu=on_cpu,  # without it every process under torchrun on a CPU would believe that it is alone
             mixed_precision=precision,
@@ -53,6 +59,56 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
             f"the launcher started {expected} processes but {accelerator.num_processes} see each other"
         )
     return accelerator
+
+
+def await_first_rank(environment: Mapping[str, str], timeout_seconds: float) -> None:
+    """Wait until rank 0 can be reached; raises LaunchError, one line, if it cannot, or if its port is taken.
+
+    torch would find this out as well, but say it in pages of stack. torchrun's workers meet at their agent: nothing to ask.
+    """
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    if environment["RANK"] == "0":
+        _check_port(port)
+        return
+    end = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=timeout_seconds).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise LaunchError(
+                    f"rank {environment['RANK']} of {environment['WORLD_SIZE']} cannot reach rank 0 at MASTER_ADDR={address}, "
+                    f"MASTER_PORT={port} within {timeout_seconds:g} s ({error}): is that its address, is it started, is the "
+                    "port open?"
+                ) from error
+            time.sleep(0.2)
+
+
+def _check_port(port: int) -> None:
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except OSError as error:
+        raise LaunchError(
+            f"MASTER_PORT={port}: cannot be opened on this machine ({error.strerror}): choose another"
+        ) from error
+
+
+@contextmanager
+def _meeting(timeout_seconds: float) -> Iterator[None]:
+    """Turn the errors of the processes' first meeting into a LaunchError, one line."""
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        rank, world_size, address = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+        reason = " ".join(str(error).split())[:200]
+        raise LaunchError(
+            f"rank {rank} of {world_size} did not meet the others at {address} within {timeout_seconds:g} s ({reason}): "
+            "are all of them started, with the same WORLD_SIZE?"
+        ) from error
 
 
 def _check_device(precision: str, num_processes: int) -> None:

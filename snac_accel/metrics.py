@@ -65,7 +65,8 @@ def _stft_l1(real: Tensor, fake: Tensor, window: int) -> Tensor:
 @torch.no_grad()
 def _per_clip(real: Tensor, fake: Tensor, metric: Callable[[Tensor, Tensor], Tensor]) -> MetricSum:
     pairs = zip(as_batch(real).split(1), as_batch(fake).split(1), strict=True)
-    values = [float(metric(r, f)) for r, f in pairs]
+    with torch.autocast(real.device.type, enabled=False):
+        values = [float(metric(r, f)) for r, f in pairs]
     return MetricSum(sum(values), len(values))
 
 
