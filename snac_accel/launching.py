@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
@@ -29,22 +30,22 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
     Raises ConfigError, one line, if launcher, machine and config do not go together, LaunchError if the processes do not meet.
     """
     check_launcher(config, os.environ)
-    expected = complete_ranks(os.environ)
+    have_met = torch.distributed.is_initialized()  # a notebook's launcher forks processes that know each other
+    expected = torch.distributed.get_world_size() if have_met else complete_ranks(os.environ)
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     precision = mixed_precision(config, os.environ)
     _check_device(precision, expected)
     _set_float32_precision(config)
     if expected > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the launchers do; without it Accelerate warns
-        await_first_rank(os.environ, config.distributed.timeout_seconds)
+        if not have_met:
+            await_first_rank(os.environ, config.distributed.timeout_seconds)
     with _meeting(config.distributed.timeout_seconds):
         accelerator = Accelerator(
             cpu=on_cpu,  # without it every process under torchrun on a CPU would believe that it is alone
             mixed_precision=precision,
             log_with=list(config.tracking.trackers) or None,
-            project_config=ProjectConfiguration(
-                logging_dir="logs"
-            ),  # the run's own, once its folder is known
+            project_config=ProjectConfiguration(logging_dir="logs"),  # the run's own, once it is known
             # Windows, not loaders, end an accumulation: every step has the same number of micro-batches.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
             kwargs_handlers=[
@@ -59,6 +60,16 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
             f"the launcher started {expected} processes but {accelerator.num_processes} see each other"
         )
     return accelerator
+
+
+def release(accelerator: Accelerator) -> None:
+    """Free the accelerator's memory, and let Accelerate forget it.
+
+    A notebook may then train again with another precision, or from a launcher; Accelerate would refuse both.
+    """
+    accelerator.free_memory()
+    GradientState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
 
 
 def await_first_rank(environment: Mapping[str, str], timeout_seconds: float) -> None:

@@ -25,7 +25,7 @@ from .discriminators import DISCRIMINATORS
 from .errors import CheckpointError
 from .export import read_weights
 from .generator import TrainableSNAC, zero_encoding_biases
-from .launching import accumulation_steps, create_accelerator
+from .launching import accumulation_steps, create_accelerator, release
 from .optimizers import setup_optimizers
 from .report import Processes, introduction
 from .run_folder import RunFolder, choose_run, create_run
@@ -49,12 +49,12 @@ def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
     config = validate({} if config is None else config)
     accelerator = create_accelerator(config)
     with ExitStack() as stack:
+        stack.callback(release, accelerator)
         stack.enter_context(lost_processes(accelerator.process_index, accelerator.num_processes))
         check_settings(accelerator, to_dict(config))
         folder = on_first_rank(accelerator, lambda: choose_run(to_dict(config)))
         session = setup_session(config, accelerator, folder)
         stack.callback(session.tracking.close)
-        stack.callback(accelerator.free_memory)
         stack.enter_context(session.stop)
         return fit(session)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -95,20 +98,86 @@ def test_data_errors_are_one_line_with_exit_code_2(flags: list[str], tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:
+def started(command: list[str], cwd: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start in a process group of its own."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def endless_run(command: list[str], cwd: Path, **data: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A run without end in `cwd`/run, from its first logged step on; its group is killed afterwards."""
     long = merge(TINY["training"], {"num_iterations": 100_000, "save_interval": 100_000, "validation_interval": 100_000})
-    command = [*LAUNCHERS["python"], "--config", str(config_file(tmp_path, training=long)), "--paths.run_dir", "run"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
-    log = tmp_path / "run/logs/metrics.jsonl"
+    config = config_file(cwd, training=long, data=data)
+    process = started([*command, "--config", str(config), "--paths.run_dir", "run"], cwd)
+    log = cwd / "run/logs/metrics.jsonl"
     try:
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline and not (log.exists() and "train/adversarial" in log.read_text()):
             assert process.poll() is None
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-        assert process.wait(timeout=60) == 130
+        yield process
     finally:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> None:
+    """As terminals, schedulers and containers send it: to the data workers as well."""
+    with endless_run(LAUNCHERS["python"], tmp_path, num_workers=1) as process:
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=60) == 128 + number
     assert weights(tmp_path / "run")
+
+
+def test_plain_ranks_train_the_same_model(launched: Path, tmp_path: Path) -> None:
+    """RANK and WORLD_SIZE in the environment, as srun or a shell loop can give them, are enough."""
+    with socket.create_server(("", 0)) as free:
+        port = str(free.getsockname()[1])
+    flags = ["--config", str(config_file(tmp_path)), "--paths.run_dir", "run", "--batch_size", "1"]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [started([*LAUNCHERS["python"], *flags], tmp_path, RANK=rank, **meeting) for rank in ("0", "1")]
+    try:
+        assert [process.wait(timeout=200) for process in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()
+    one, two = losses(launched / "run")[1], losses(tmp_path / "run")[1]
+    assert two["train/commitment"] == pytest.approx(one["train/commitment"], rel=1e-3)
+    assert two["data/clips"] == 2
+
+
+NOTEBOOK = """
+import json, sys
+from accelerate import debug_launcher, notebook_launcher
+from snac_accel import train_main
+
+config = json.load(open(sys.argv[1]))
+for run_dir, batch_size in (("two", 1), ("one", 2)):  # torch cannot fork any more once it has trained
+    config["paths"] = {"run_dir": run_dir}
+    config["training"]["batch_size"] = batch_size
+    if run_dir == "two":
+        debug_launcher(train_main, (config,), num_processes=2)
+    else:
+        notebook_launcher(train_main, (config,), num_processes=1)
+"""
+
+
+def test_train_main_runs_in_a_notebook_launcher(tmp_path: Path) -> None:
+    """In two processes forked from the notebook's, and then in its own."""
+    (tmp_path / "notebook.py").write_text(NOTEBOOK)
+    done = run([sys.executable, "notebook.py", str(config_file(tmp_path))], tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, two = (losses(tmp_path / name) for name in ("one", "two"))
+    assert sorted(one) == sorted(two) == [1, 2, 3, 4]
+    assert two[1]["train/commitment"] == pytest.approx(one[1]["train/commitment"], rel=1e-3)
+
+
+def test_a_conflict_with_the_launcher_is_one_line(tmp_path: Path) -> None:
+    """Before anything heavy is loaded."""
+    for variable, words in {"ACCELERATE_USE_FSDP": "asks for FSDP", "ACCELERATE_DYNAMO_BACKEND": "torch.compile"}.items():
+        done = run([*LAUNCHERS["python"], "--config", str(config_file(tmp_path))], tmp_path, **{variable: "true"})
+        assert done.returncode == 2
+        assert words in done.stderr and done.stderr.strip().count("\n") == 0
