@@ -80,6 +80,11 @@ def test_two_processes_train_the_same_model(launched: Path, tmp_path: Path) -> N
     assert two["train/commitment"] == pytest.approx(one["train/commitment"], rel=1e-3)
     assert two["data/clips"] == one["data/clips"] == 2
     SNAC.from_pretrained(str(tmp_path / "run/export"))
+    fewer = [*LAUNCHERS["python"], *flags, "--num_iterations", "6"]
+    done = run(fewer, tmp_path)  # one process goes on where two left off
+    assert done.returncode == 0, done.stderr
+    assert "each clip at most once per epoch; 1 processes after 2 go on" in done.stdout
+    assert [row["data/clips"] for row in losses(tmp_path / "run").values()] == [2, 4, 6, 8, 9, 10]
 
 
 @pytest.mark.parametrize("launcher", ["python", "module", "script"])

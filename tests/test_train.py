@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -15,11 +16,11 @@ from safetensors.torch import load_file
 from snac import SNAC
 
 from snac_accel.checkpoint import list_checkpoints
-from snac_accel.config import create_training_config, load_config, merge, preset_run
+from snac_accel.config import create_training_config, load_config, merge, preset_run, validate
 from snac_accel.errors import CheckpointError, ConfigError, DataError, UserError
 from snac_accel.optimizers import learning_rate_factor, release_factor
 from snac_accel.tracking import METRICS_FILE, validations
-from snac_accel.train import main, setup_dataset, setup_models, setup_optimizers
+from snac_accel.train import data_promise, main, setup_dataset, setup_models, setup_optimizers
 
 TINY = {
     "model": {"encoder_dim": 4, "decoder_dim": 32, "codebook_size": 16},
@@ -253,6 +254,36 @@ def test_another_model_or_batch_cannot_continue_the_run(finished: Path) -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
         main(tiny_config(finished, checkpoint={"resume": "never"}))
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(finished).items())
+
+
+@pytest.mark.parametrize(
+    ("training", "processes", "global_batch_size", "promise"),
+    [
+        ({"batch_size": 4}, 2, 8, None),  # nothing changed
+        ({"batch_size": 4, "global_batch_size": 8}, 1, 8, "exact; 1 processes after 2"),
+        ({"batch_size": 4}, 1, 4, "at most once per epoch; 1 processes after 2 .* 4 clips per step instead of 8"),
+        ({"batch_size": 4}, 3, 12, "at most once per epoch; 3 processes after 2"),
+    ],
+)
+def test_other_processes_are_told_what_holds_for_the_data(
+    training: dict[str, int], processes: int, global_batch_size: int, promise: str | None
+) -> None:
+    manifest = {"global_batch_size": 8, "world_size": 2}
+    said = data_promise(manifest, validate({"training": training}), processes, global_batch_size)
+    assert (said is None) if promise is None else re.search(promise, said or "")
+
+
+@pytest.mark.parametrize(
+    ("training", "processes", "global_batch_size"),
+    [({"batch_size": 2}, 2, 4), ({"batch_size": 4, "global_batch_size": 4}, 1, 4), ({"batch_size": 16}, 1, 16)],
+)
+def test_a_changed_batch_is_refused_where_processes_do_not_explain_it(
+    training: dict[str, int], processes: int, global_batch_size: int
+) -> None:
+    with pytest.raises(CheckpointError, match=f"8 clips per step, this run has {global_batch_size}"):
+        data_promise(
+            {"global_batch_size": 8, "world_size": 2}, validate({"training": training}), processes, global_batch_size
+        )
 
 
 def test_too_many_broken_files_stop_the_run_and_are_named(tmp_path: Path, demo_folder: Path) -> None:
