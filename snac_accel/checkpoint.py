@@ -62,7 +62,7 @@ def save_checkpoint(
     if keep_last is not None:
         for old in list_checkpoints(folder)[:-keep_last]:
             if old != target:  # newer ones may stand here, if the run went back to an older one
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # folders of a bucket vanish with their last file
         sync_folder(folder)
     return target
 
