@@ -22,6 +22,7 @@ from snac_accel.config.text import ENVIRONMENT_PREFIX
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md")}
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>\w+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -60,7 +61,7 @@ def own_arguments(words: list[str]) -> list[str] | None:
     return None
 
 
-COMMANDS = [words for words in commands(README) if own_arguments(words)]
+COMMANDS = [words for text in (README, *PAGES.values()) for words in commands(text) if own_arguments(words)]
 
 
 def read(arguments: list[str]) -> TrainingConfig | None:
@@ -187,6 +188,7 @@ def test_path_in_the_tree_exists(path: str, text: str) -> None:
 def test_every_file_is_in_the_tree() -> None:
     patterns = [
         "snac_accel/**/*.py",
+        "docs/*",
         "launch/**/*.*",
         "accelerate_configs/*",
         "benchmarks/*.py",
@@ -200,9 +202,9 @@ def test_every_file_is_in_the_tree() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for text in (README, CONTRIBUTING):
+    for name, text in {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING, **PAGES}.items():
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-            assert (ROOT / target).exists(), target
+            assert ((ROOT / name).parent / target).exists(), (name, target)
     headings = {
         re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines()
     }
