@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,18 +47,28 @@ def blocks(text: str = README, *, language: str | None = None, mark: str | None 
 def commands(text: str) -> Iterator[list[str]]:
     """The words of every command in the bash blocks: lines joined at backslashes, comments and redirections cut off."""
     for block in blocks(text, language="bash"):
+        open_quotes = ""
         for line in block.code.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            try:
+                words = shlex.split(open_quotes + line, comments=True)
+            except ValueError:  # the quotes close on a later line
+                open_quotes += f"{line}\n"
+                continue
+            open_quotes = ""
             if words:
                 yield words[: words.index(">")] if ">" in words else words
 
 
 def own_arguments(words: list[str]) -> list[str] | None:
     """The arguments of `snac-accel` that a command amounts to, or None if it starts something else."""
-    if words[0] == "snac-accel":
+    words = list(dropwhile(lambda word: "=" in word, words))  # variables of the environment
+    if any("$" in word for word in words):
+        return None
+    if words[:1] == ["snac-accel"]:
         return words[1:]
-    if "launch/train.py" in words:
-        return ["train", *words[words.index("launch/train.py") + 1 :]]
+    for script in ("launch/train.py", "launch/slurm/train.sbatch"):
+        if script in words and words[0] in ("python", "accelerate", "torchrun", "sbatch"):
+            return ["train", *words[words.index(script) + 1 :]]
     return None
 
 
