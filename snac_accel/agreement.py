@@ -23,7 +23,7 @@ from .errors import ConfigError, LaunchError, UserError
 Result = TypeVar("Result")
 PACKAGES = ("torch", "accelerate", "snac", "datasets", "numpy")  # whose versions may change a result
 # What gloo and NCCL say when another process is gone, or does not answer.
-_LOST = re.compile(r"gloo|NCCL|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
+_LOST = re.compile(r"gloo|NCCL|ProcessGroup|connection (closed|reset) by peer", re.IGNORECASE)
 
 
 def on_first_rank(accelerator: Accelerator, function: Callable[[], Result]) -> Result:

@@ -58,7 +58,9 @@ class Processes(NamedTuple):
     def batch(self, batch_size: int) -> str:
         """The windows of a step, and how they come about."""
         total = batch_size * self.number * self.accumulation
-        return f"{total} windows (batch {batch_size} x {self.number} processes x {self.accumulation} micro-batches)"
+        processes = "1 process" if self.number == 1 else f"{self.number} processes"
+        micro_batches = "1 micro-batch" if self.accumulation == 1 else f"{self.accumulation} micro-batches"
+        return f"{total} windows (batch {batch_size} x {processes} x {micro_batches})"
 
 
 def introduction(

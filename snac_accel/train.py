@@ -305,10 +305,11 @@ def data_promise(
     Raises CheckpointError if the clips per step changed for another reason: then it was hardly meant.
     """
     before, processes_before = manifest["global_batch_size"], manifest["world_size"]
+    change = f"processes: {processes_before} before, {num_processes} now"
     if before == global_batch_size:
         if processes_before == num_processes:
             return None
-        return f"data order: exact; {num_processes} processes after {processes_before} take the same windows in the same steps"
+        return f"data order: exact ({change}): the same windows in the same steps"
     per_process = before * num_processes == global_batch_size * processes_before
     if config.training.global_batch_size is not None or not per_process:
         raise CheckpointError(
@@ -316,7 +317,7 @@ def data_promise(
             f"set training.global_batch_size to {before}"
         )
     return (
-        f"data order: each clip at most once per epoch; {num_processes} processes after {processes_before} go on where the "
-        f"stream was left, but with {global_batch_size} clips per step instead of {before} "
+        f"data order: each clip at most once per epoch ({change}): the run goes on where the "
+        f"stream was left, with {global_batch_size} clips per step instead of {before} "
         f"(training.global_batch_size = {before} would keep the steps the same)"
     )

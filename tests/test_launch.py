@@ -83,7 +83,7 @@ def test_two_processes_train_the_same_model(launched: Path, tmp_path: Path) -> N
     fewer = [*LAUNCHERS["python"], *flags, "--num_iterations", "6"]
     done = run(fewer, tmp_path)  # one process goes on where two left off
     assert done.returncode == 0, done.stderr
-    assert "each clip at most once per epoch; 1 processes after 2 go on" in done.stdout
+    assert "each clip at most once per epoch (processes: 2 before, 1 now)" in done.stdout
     assert [row["data/clips"] for row in losses(tmp_path / "run").values()] == [2, 4, 6, 8, 9, 10]
 
 

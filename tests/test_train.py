@@ -260,9 +260,9 @@ def test_another_model_or_batch_cannot_continue_the_run(finished: Path) -> None:
     ("training", "processes", "global_batch_size", "promise"),
     [
         ({"batch_size": 4}, 2, 8, None),  # nothing changed
-        ({"batch_size": 4, "global_batch_size": 8}, 1, 8, "exact; 1 processes after 2"),
-        ({"batch_size": 4}, 1, 4, "at most once per epoch; 1 processes after 2 .* 4 clips per step instead of 8"),
-        ({"batch_size": 4}, 3, 12, "at most once per epoch; 3 processes after 2"),
+        ({"batch_size": 4, "global_batch_size": 8}, 1, 8, r"exact \(processes: 2 before, 1 now\)"),
+        ({"batch_size": 4}, 1, 4, r"at most once per epoch \(processes: 2 before, 1 now\): .* 4 clips per step instead of 8"),
+        ({"batch_size": 4}, 3, 12, r"at most once per epoch \(processes: 2 before, 3 now\)"),
     ],
 )
 def test_other_processes_are_told_what_holds_for_the_data(

@@ -119,5 +119,5 @@ def test_a_node_leaves_and_comes_back(nodes: Nodes) -> None:
     assert progress["position"] == 2 * step  # the same two clips per step, whoever computed them
     assert set(range(1, step + 1)) <= set(losses(run))
     said = (nodes.folder / "first.log").read_text() + (nodes.folder / "second.log").read_text()
-    assert "data order: exact; 1 processes after 2 take the same windows in the same steps" in said
-    assert "data order: exact; 2 processes after 1 take the same windows in the same steps" in said
+    assert "data order: exact (processes: 2 before, 1 now): the same windows in the same steps" in said
+    assert "data order: exact (processes: 1 before, 2 now): the same windows in the same steps" in said
