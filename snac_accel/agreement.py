@@ -69,12 +69,14 @@ def check_settings(accelerator: Accelerator, settings: Mapping[str, Any]) -> Non
         _compare(accelerator, {**_flat(settings), **_versions(), "the code of snac_accel": code_hash()})
 
 
-def check_data(accelerator: Accelerator, names: Callable[[], Sequence[str]]) -> None:
-    """Raise ConfigError unless all ranks see clips of the same names in the same order."""
+def check_data(accelerator: Accelerator, names: Callable[[], Mapping[str, Sequence[str]]]) -> None:
+    """Raise ConfigError unless all ranks see clips of the same names in the same order; `names` gives them by purpose."""
     if accelerator.num_processes > 1:
-        found = names()
-        digest = hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
-        _compare(accelerator, {"the training data": f"{len(found)} clips (names {digest})"})
+        facts = {}
+        for purpose, found in on_every_rank(accelerator, names).items():
+            digest = hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+            facts[f"the {purpose} data"] = f"{len(found)} clips (names {digest})"
+        _compare(accelerator, facts)
 
 
 def _compare(accelerator: Accelerator, facts: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ def identity(tensor: Tensor) -> Tensor:
 
 def perplexity(counts: Tensor) -> Tensor:
     """exp of the entropy (nats) of the distribution `counts` (…, K): 1 (one code) to K (all alike), 0 without counts."""
+    counts = counts.cpu()  # few numbers; not every device has float64
     probabilities = counts.double() / counts.sum(-1, keepdim=True).clamp_min(1)
     entropy = torch.special.entr(probabilities).sum(-1)
     return torch.where(counts.sum(-1) > 0, entropy.exp(), torch.zeros_like(entropy))
@@ -36,7 +37,7 @@ def perplexity(counts: Tensor) -> Tensor:
 
 def share_used(counts: Tensor) -> Tensor:
     """Share of the K codes in `counts` (…, K) that were chosen at least once, 0 to 1."""
-    return (counts > 0).double().mean(-1)
+    return (counts.cpu() > 0).double().mean(-1)
 
 
 def count_codes(codes: Sequence[Tensor], codebook_size: int) -> Tensor:
@@ -161,7 +162,7 @@ def initialize_codebooks(
     Source: SoundStream (Zeghidour et al. 2021), section III-C.
     """
     device = next(generator.parameters()).device
-    residuals = [generator.encode_latent(audio.to(device)) for audio in clips]  # each (B, D, F)
+    residuals = [generator.encode_latent(audio.to(device, generator.dtype)) for audio in clips]  # each (B, D, F)
     counts = []
     for index, level in enumerate(levels(generator)):
         latents = [project(level, residual) for residual in residuals]  # each (B, d, F_l)
@@ -216,6 +217,8 @@ def _assign(directions: Tensor, centres: Tensor, chunk: int = 16384) -> tuple[Te
 
 
 def _means(vectors: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
-    sums = torch.zeros_like(centres).index_add_(0, labels, vectors)
+    # In float64 where there is one: a GPU adds in any order, and rounding could tip an assignment.
+    wide = torch.float32 if vectors.device.type == "mps" else torch.float64
+    sums = torch.zeros_like(centres, dtype=wide).index_add_(0, labels, vectors.to(wide)).to(centres)
     counts = torch.bincount(labels, minlength=len(centres)).to(vectors)[:, None]
     return torch.where(counts > 0, sums / counts.clamp_min(1), centres)

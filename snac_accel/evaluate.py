@@ -20,6 +20,7 @@ from torch import Tensor
 from .audio import stft_magnitude
 from .codebook import Reduce, count_codes, identity, perplexity, share_used
 from .generator import GeneratorOutput, TrainableSNAC
+from .meter import precise
 from .metrics import METRICS, mel_distance
 from .seeds import derive_seed
 
@@ -65,7 +66,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure `generator` on this rank's `clips`; `reduce` sums over ranks, so every rank returns the same result."""
     device = next(generator.parameters()).device
-    sums = torch.zeros(len(metrics) + 2, dtype=torch.float64, device=device)  # metrics, samples, clips
+    sums = torch.zeros(len(metrics) + 2, dtype=precise(device), device=device)  # metrics, samples, clips
     counts = torch.zeros(len(generator.vq_strides), generator.codebook_size, dtype=torch.int64, device=device)
     with evaluation_mode(generator):
         for clip in clips:
@@ -74,7 +75,7 @@ def evaluate(
             values = [
                 METRICS[m](real, output.audio, sampling_rate=generator.sampling_rate).total for m in metrics
             ]
-            sums += torch.tensor([*values, real.shape[-1], 1], dtype=torch.float64, device=device)
+            sums += torch.tensor([*values, real.shape[-1], 1], dtype=sums.dtype, device=device)
             counts += count_codes(output.codes, generator.codebook_size)
     sums, counts = reduce(sums), reduce(counts)
     *totals, samples, number = sums.tolist()

@@ -14,6 +14,11 @@ from .step import StepReport
 BY_FAMILY = "discriminator/"  # these names are paths already; everything else is of `train/`
 
 
+def precise(device: torch.device) -> torch.dtype:
+    """float64 for sums of many numbers; float32 on Metal, which has no wider type."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class StepMeter:
     """Adds up step reports; tensors stay on the device until `flush`, so that no step waits for a number."""
 
@@ -44,7 +49,7 @@ class StepMeter:
         """Return the means since the last flush and start anew; collective."""
         names = list(self.losses)
         means = (
-            torch.stack([self.losses[name][0].double() / self.losses[name][1] for name in names])
+            torch.stack([self.losses[name][0].to(precise(self.losses[name][0].device)) / self.losses[name][1] for name in names])
             if names
             else None
         )

@@ -71,6 +71,9 @@ def train_step(
     There are as many micro-batches as the accelerator accumulates. With `log_unweighted` the losses of weight 0 are computed
     too, without gradient. A step whose gradients are not finite changes no weight, on any rank.
     """
+    if len(batches) != accelerator.gradient_accumulation_steps:
+        expected = accelerator.gradient_accumulation_steps
+        raise ValueError(f"a step of this accelerator takes {expected} micro-batches, not {len(batches)}")
     report = StepReport()
     outputs: list[GeneratorOutput] = []
     for index, real in enumerate(batches):

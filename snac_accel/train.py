@@ -36,6 +36,7 @@ from .step import StepSettings, train_step
 from .tracking import Tracking
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
+MAX_STREAMED_NAMES = 64  # clips of a stream that are compared over the ranks
 INITIALIZATION_BATCH = 16  # windows encoded at a time for the start of the codebooks
 
 
@@ -146,8 +147,7 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
     accumulation = accumulation_steps(config, accelerator.num_processes)
     accelerator.gradient_accumulation_steps = accumulation
     training, validation = on_every_rank(accelerator, lambda: setup_dataset(config))
-    if not config.data.streaming:
-        check_data(accelerator, training.clip_names)
+    check_data(accelerator, lambda: clip_names(training, validation))
     generator, discriminators = on_every_rank(accelerator, lambda: setup_models(config, accelerator.device))
     on_first_rank(accelerator, lambda: create_run(folder, to_dict(config)))
     if folder.resume_from is None:
@@ -229,6 +229,12 @@ def setup_dataset(config: TrainingConfig | Mapping[str, Any]) -> tuple[AudioData
     return training, ValidationClips(source, held_out.max_clips, held_out.max_clip_seconds)
 
 
+def clip_names(training: AudioDataset, validation: ValidationClips | None) -> dict[str, list[str]]:
+    """The names by which ranks know that they have the same data; of a stream the first ones have to do."""
+    names = training.clip_names(MAX_STREAMED_NAMES)
+    return {"training": names} if validation is None else {"training": names, "validation": validation.names}
+
+
 def setup_models(
     config: TrainingConfig | Mapping[str, Any], device: torch.device | str = "cpu"
 ) -> tuple[TrainableSNAC, dict[str, nn.Module]]:
@@ -262,7 +268,12 @@ def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: Tr
     if config.codebook.initialization != "kmeans" or config.training.init_from is not None:
         return
     clips = first_clips(training, config.codebook.initialization_clips, config.data.num_workers)
-    initialize_codebooks(generator, clips, seed=config.training.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # whose number would change the rounding, and rounding can tip the choice of a cluster
+    try:
+        initialize_codebooks(generator, clips, seed=config.training.seed)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def first_clips(training: AudioDataset, number: int, num_workers: int) -> Iterator[Tensor]:

@@ -443,3 +443,13 @@ def test_float16_autocast_trains_what_it_would_lose_without_the_scale(
         norms[name] = float(report.grad_norms["generator"])
     assert norms["scaled"] == pytest.approx(norms["float32"], rel=0.05)
     assert abs(norms["unscaled"] / norms["float32"] - 1) > 0.2
+
+
+def test_a_step_takes_as_many_micro_batches_as_the_accelerator_accumulates(
+    make_accelerator: MakeAccelerator, batch: Tensor
+) -> None:
+    """With another number gradients would not be summed over the ranks, without a word."""
+    accelerator = make_accelerator(2)
+    state = make_state(accelerator)
+    with pytest.raises(ValueError, match="takes 2 micro-batches, not 3"):
+        train_step(list(batch[:6].chunk(3)), state, accelerator, step_settings())

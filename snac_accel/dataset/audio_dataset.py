@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -148,8 +149,10 @@ class AudioDataset(Dataset[Any]):
                 f"reading {self.dataset_path!r} failed: {' '.join(str(error).split())[:200]}"
             ) from error
 
-    def clip_names(self) -> list[str]:
-        """Return the names of all clips (map-style), without reading their audio."""
+    def clip_names(self, max_streamed: int = 0) -> list[str]:
+        """Return the names of all clips (map-style), without reading their audio, or of the first ones of a stream."""
+        if self.streaming:
+            return [clip.name for clip in islice(self.stream_clips(None), max_streamed)]
         return [name for name, _ in self._names_and_speakers()]
 
     def hold_out(self, fraction: float, by: str = "clip") -> tuple[AudioDataset, AudioDataset]:

@@ -22,7 +22,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["torch", "accelerate", "snac_accel.train"]
+PRELOADED = [
+    "torch",
+    "torch._dynamo",
+    "accelerate",
+    "snac_accel.train",
+]  # torch's optimisers load its compiler
 WORLD_SECONDS = 120.0  # longest life of a world
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -45,7 +50,7 @@ def run_world(
                 receiver, sender = CONTEXT.Pipe(duplex=False)
                 environment = _environment(rank, num_processes, port)
                 job = (environment, function, arguments, sender, _log(folder, rank), seconds)
-                process = CONTEXT.Process(target=_rank, args=job, daemon=False)
+                process: BaseProcess = CONTEXT.Process(target=_rank, args=job, daemon=False)
                 process.start()
                 sender.close()  # the rank's own is the last one, so that its end is the end of the pipe
                 processes.append(process)
@@ -91,13 +96,15 @@ def _rank(
     os.dup2(output, 2)
     faulthandler.dump_traceback_later(seconds, exit=True)
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # of loaders' workers: not a server for each rank
     import torch
 
     torch.set_num_threads(1)
-    torch.set_num_threads = lambda number: None  # `train.main` gives a lone process all cores: slow when they are busy
+    # `train.main` gives a lone process all cores, which is slow while they are busy, and rounds otherwise than one.
+    torch.set_num_threads = lambda nthreads: None
     try:
         outcome = (True, function(*arguments))
-    except BaseException:
+    except (Exception, SystemExit):
         outcome = (False, traceback.format_exc())
     sender.send_bytes(pickle.dumps(outcome))
     sender.close()
