@@ -52,8 +52,7 @@ def test_counted_buckets_are_those_that_two_processes_send(rounds: ModuleType, g
         for _ in range(rounds.WARM_UP):
             assert two.seconds("step") > 0
         sent = two.ask("buckets")
-        assert two.seconds("step") > 0 and two.seconds("all_reduce") > 0 and two.seconds("local") > 0
-        assert two.ask("buckets") == sent, "a step without averaging sends nothing"
+        assert two.seconds("all_reduce") > 0 and two.seconds("local") > 0
     assert not any(process.is_alive() for process in two.processes)
     assert sent[0] == sent[1]
     for found, network in zip(sent[0], gradients.networks(config), strict=True):
@@ -141,13 +140,25 @@ def test_nothing_hides_longer_than_the_backward_passes(prediction: ModuleType, g
     assert found.hidden == pytest.approx(4 / 7)
 
 
-def test_overlap_is_given_only_where_the_rounds_agree(rounds: ModuleType) -> None:
-    agreeing = [rounds.Round(2.0, 2.1 + jitter, 2.0, 0.4) for jitter in (-0.04, 0.0, 0.04)]
-    assert rounds.overlap(agreeing) == (
-        "overlap: the step hides 75% of the all-reduce (middle half of the rounds: 70% to 80%)"
-    )
-    noisy = [rounds.Round(2.0, 2.1 + jitter, 2.0, 0.04) for jitter in (-0.5, 0.0, 0.5)]
-    assert rounds.overlap(noisy).startswith("overlap: not resolved")
+@pytest.mark.parametrize(
+    ("costs", "alone", "verdict"),
+    [
+        ([0.09, 0.10, 0.11] * 9, 0.4, "overlap: 73% to 78% of the all-reduce; averaging adds 0.100 s"),
+        ([0.09, 0.10, 0.11] * 9, 0.05, "overlap: none; averaging adds 0.100 s"),
+        ([-0.5, 0.1, 0.5], 0.4, "overlap: not resolved; averaging adds 0.100 s"),
+    ],
+)
+def test_overlap_is_given_only_where_the_rounds_agree(
+    rounds: ModuleType, costs: list[float], alone: float, verdict: str
+) -> None:
+    assert rounds.overlap([rounds.Round(2.0, 2.0 + cost, 2.0, alone) for cost in costs]).startswith(verdict)
+
+
+def test_the_median_lies_in_its_interval(rounds: ModuleType) -> None:
+    """In about 95 of 100 samples of uniform numbers, whose median is a half."""
+    generator = torch.Generator().manual_seed(0)
+    intervals = [rounds.median_interval(torch.rand(41, generator=generator).tolist()) for _ in range(500)]
+    assert 0.93 < sum(lower <= 0.5 <= upper for lower, upper in intervals) / 500 < 0.99
 
 
 def test_the_script_runs() -> None:
