@@ -1,6 +1,7 @@
 """Training from beginning to end: `main` → `setup_models` → `setup_optimizers` → `setup_dataset` → `fit`.
 
-The only training code that builds an `Accelerator`. What happens around the steps is in `session`.
+The only training code that builds an `Accelerator`. What a run begins with is in `starting`, what happens around the steps in
+`session`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 
 from .agreement import check_data, check_settings, lost_processes, on_every_rank, on_first_rank
 from .checkpoint import load_checkpoint, save_checkpoint
-from .codebook import CodebookUsage, initialize_codebooks
+from .codebook import CodebookUsage
 from .config import TrainingConfig, to_dict, validate
 from .dataset import AudioDataset, BadSamples, Batch, ValidationClips, make_loader
 from .discriminators import DISCRIMINATORS
-from .errors import CheckpointError
-from .export import read_weights
 from .generator import TrainableSNAC, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator, release
 from .optimizers import setup_optimizers
@@ -31,13 +30,12 @@ from .report import Processes, introduction
 from .run_folder import RunFolder, choose_run, create_run
 from .seeds import derive_seed
 from .session import Session, account, finish, log_step, save, validate_model
+from .starting import clip_names, data_promise, load_generator, start_codebooks
 from .state import TrainState
 from .step import StepSettings, train_step
 from .tracking import Tracking
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
-MAX_STREAMED_NAMES = 64  # clips of a stream that are compared over the ranks
-INITIALIZATION_BATCH = 16  # windows encoded at a time for the start of the codebooks
 
 
 def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
@@ -229,12 +227,6 @@ def setup_dataset(config: TrainingConfig | Mapping[str, Any]) -> tuple[AudioData
     return training, ValidationClips(source, held_out.max_clips, held_out.max_clip_seconds)
 
 
-def clip_names(training: AudioDataset, validation: ValidationClips | None) -> dict[str, list[str]]:
-    """The names by which ranks know that they have the same data; of a stream the first ones have to do."""
-    names = training.clip_names(MAX_STREAMED_NAMES)
-    return {"training": names} if validation is None else {"training": names, "validation": validation.names}
-
-
 def setup_models(
     config: TrainingConfig | Mapping[str, Any], device: torch.device | str = "cpu"
 ) -> tuple[TrainableSNAC, dict[str, nn.Module]]:
@@ -251,38 +243,6 @@ def setup_models(
     if source := config.training.init_from:
         load_generator(generator, source, model)
     return generator.to(device), {name: module.to(device) for name, module in discriminators.items()}
-
-
-def load_generator(generator: TrainableSNAC, source: str, model: dict[str, Any]) -> None:
-    """Copy the weights of a snac folder, checkpoint or Hub repository; raises CheckpointError if they do not fit."""
-    try:
-        generator.load_state_dict(read_weights(source, model))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{source} does not fit the model: {str(error).splitlines()[-1].strip()}"
-        ) from error
-
-
-def start_codebooks(generator: TrainableSNAC, training: AudioDataset, config: TrainingConfig) -> None:
-    """Fit fresh codebooks to the latents of the first clips of the keyed order; published weights are left alone."""
-    if config.codebook.initialization != "kmeans" or config.training.init_from is not None:
-        return
-    clips = first_clips(training, config.codebook.initialization_clips, config.data.num_workers)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # whose number would change the rounding, and rounding can tip the choice of a cluster
-    try:
-        initialize_codebooks(generator, clips, seed=config.training.seed)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def first_clips(training: AudioDataset, number: int, num_workers: int) -> Iterator[Tensor]:
-    """The first `number` windows of the keyed order, (B, 1, T) with a B that does not depend on the layout of the run."""
-    loader = make_loader(
-        training, INITIALIZATION_BATCH, num_steps=-(-number // INITIALIZATION_BATCH), num_workers=num_workers
-    )
-    for index, batch in enumerate(loader):
-        yield batch.audio[: number - index * INITIALIZATION_BATCH]
 
 
 def setup_state(
@@ -305,30 +265,4 @@ def setup_state(
         schedules,
         usage,
         accelerator.scaler or GradScaler(enabled=False),
-    )
-
-
-def data_promise(
-    manifest: Mapping[str, Any], config: TrainingConfig, num_processes: int, global_batch_size: int
-) -> str | None:
-    """The sentence about the data of a run resumed with other processes; None if nothing changed.
-
-    Raises CheckpointError if the clips per step changed for another reason: then it was hardly meant.
-    """
-    before, processes_before = manifest["global_batch_size"], manifest["world_size"]
-    change = f"processes: {processes_before} before, {num_processes} now"
-    if before == global_batch_size:
-        if processes_before == num_processes:
-            return None
-        return f"data order: exact ({change}): the same windows in the same steps"
-    per_process = before * num_processes == global_batch_size * processes_before
-    if config.training.global_batch_size is not None or not per_process:
-        raise CheckpointError(
-            f"the checkpoint was made with {before} clips per step, this run has {global_batch_size}: "
-            f"set training.global_batch_size to {before}"
-        )
-    return (
-        f"data order: each clip at most once per epoch ({change}): the run goes on where the "
-        f"stream was left, with {global_batch_size} clips per step instead of {before} "
-        f"(training.global_batch_size = {before} would keep the steps the same)"
     )

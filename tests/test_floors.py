@@ -20,7 +20,7 @@ FLOORS = {
     3: ["codebook", "dataset", "discriminators", "generator", "losses", "metrics"],
     4: ["export", "state"],
     5: ["checkpoint", "evaluate", "meter", "optimizers", "report", "run_folder", "step", "tracking"],
-    6: ["agreement", "environment", "launching", "session", "signals"],
+    6: ["agreement", "environment", "launching", "session", "signals", "starting"],
     7: ["train"],
     8: ["cli"],
     9: ["__main__"],
