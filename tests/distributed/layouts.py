@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
         "mpd": {"periods": [2, 3], "channels": [4, 8]},
         "msstftd": {"fft_sizes": [256], "hop_lengths": [64], "win_lengths": [256], "channels": [4, 8]},
     },
-    "codebook": {"initialization_clips": 24, "hold_steps": 2, "release_steps": 2, "restart_after": 12},
+    "codebook": {"initialization_clips": 24, "hold_steps": 2, "release_steps": 2, "restart_after": 6},
     "tracking": {"trackers": [], "progress_bar": False},
 }
 
