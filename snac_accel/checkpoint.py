@@ -32,7 +32,7 @@ from .export import write_export
 from .files import new_folder, sha256, sync_folder, write_bytes, write_json
 from .state import TrainState
 
-FORMAT = 1
+FORMAT = 2  # 1 had no place in the data
 MANIFEST = "manifest.json"
 log = logging.getLogger(__name__)
 

@@ -214,7 +214,7 @@ def test_a_damaged_manifest_is_never_a_traceback(state: TrainState, tmp_path: Pa
             assert "\n" not in str(error) and str(path) in str(error)
             outcomes.append("refused")
     assert outcomes.count("refused") > 120
-    short = ['{"format": 1}', '{"format": 1, "files": 3}', '{"format": 1, "files": {"a": 1}}']
+    short = ['{"format": 2}', '{"format": 2, "files": 3}', '{"format": 2, "files": {"a": 1}}']
     for text in ("", "[]", "{}", "null", *short):
         manifest.write_text(text)
         with pytest.raises(CheckpointError):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from snac_accel import run_folder
+from snac_accel.checkpoint import FORMAT
 from snac_accel.config import load_config, to_dict
 from snac_accel.errors import CheckpointError, ConfigError, UserError
 from snac_accel.files import write_json
@@ -47,7 +48,7 @@ def checkpoint_in(folder: Path, step: int) -> Path:
     path = folder / f"step_{step:08d}"
     path.mkdir(parents=True)
     facts = {"step": step, "config_hash": "", "world_size": 1, "global_batch_size": 1}
-    write_json(path / "manifest.json", {"format": 1, **facts, "files": {}})
+    write_json(path / "manifest.json", {"format": FORMAT, **facts, "files": {}})
     return path
 
 
