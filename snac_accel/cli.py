@@ -52,7 +52,7 @@ def train(arguments: Sequence[str]) -> int:
     parser = config_parser("train", "Train SNAC. With no flags: the published 24 kHz model on LJ Speech.")
     end_as_init()
     config = read_config(parser.parse_known(arguments))
-    check_launcher(config, os.environ)
+    check_launcher(config, os.environ)  # `train_main` asks again, but only with torch loaded
     end_with_launcher()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
     from .train import main as train_main  # loads torch, so only once the configuration is known to be right

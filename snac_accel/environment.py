@@ -96,6 +96,7 @@ def complete_ranks(environment: MutableMapping[str, str]) -> int:
             'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
         )
     environment.setdefault("MASTER_PORT", "29500")
+    _number(environment, "MASTER_PORT", 0)
     return world_size
 
 

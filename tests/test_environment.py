@@ -118,6 +118,7 @@ def test_ranks_of_srun_are_taken_from_slurm() -> None:
         ({"WORLD_SIZE": "2", "RANK": "-1", **MASTER}, "RANK='-1': should be a whole number"),
         ({"WORLD_SIZE": "2", "RANK": "2", **MASTER}, "RANK=2: should be below WORLD_SIZE, 2"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **MASTER, "MASTER_PORT": "http"}, "MASTER_PORT='http': should be a whole"),
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "MASTER_ADDR is not set"),
         ({"SLURM_STEP_NUM_TASKS": "2", **MASTER}, "RANK is not set"),
     ],
