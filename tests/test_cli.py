@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from snac_accel import __version__, cli
+from snac_accel.cli import flags
 from snac_accel.config import (
     DATASET_CONFIGS,
     SETTINGS,
@@ -98,7 +99,7 @@ def test_flags(trained: list[TrainingConfig], command_line: str, setting: str, v
 
 def test_every_setting_has_a_flag_that_reaches_it(trained: list[TrainingConfig]) -> None:
     """Each leaf's own default, given as a flag, is accepted and changes nothing; the help names each."""
-    parser = cli.config_parser("train", "")
+    parser = flags.config_parser("train", "")
     text = parser.format_help()
     for name, field in SETTINGS.items():
         if section_of(field.annotation) is not None:
@@ -110,12 +111,12 @@ def test_every_setting_has_a_flag_that_reaches_it(trained: list[TrainingConfig])
 
 
 def test_flags_come_from_the_schema_alone() -> None:
-    flags = {action.dest for action in cli.config_parser("train", "")._actions}
+    flags = {action.dest for action in flags.config_parser("train", "")._actions}
     assert flags - set(SETTINGS) == {"help", "preset", "dataset", "config"}
 
 
 def test_short_flags_lead_to_settings() -> None:
-    assert set(cli.SHORT_FLAGS) <= set(SETTINGS)
+    assert set(flags.SHORT_FLAGS) <= set(SETTINGS)
 
 
 def test_environment_lies_below_flags(trained: list[TrainingConfig], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_as_a_program(program: list[str]) -> None:
 
 
 def test_help_is_grouped_by_section() -> None:
-    text = cli.config_parser("train", "").format_help()
+    text = flags.config_parser("train", "").format_help()
     for name, field in SETTINGS.items():
         if section_of(field.annotation) is not None:
             assert re.search(rf"^{re.escape(name)} options:$", text, re.MULTILINE)

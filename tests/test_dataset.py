@@ -26,7 +26,7 @@ from snac_accel.dataset import (
     hold_out,
     make_loader,
 )
-from snac_accel.dataset.sources import RawClip
+from snac_accel.dataset.clips import RawClip
 from snac_accel.errors import DataError
 
 Steps = list[tuple[list[str], torch.Tensor]]  # names and audio of each global batch

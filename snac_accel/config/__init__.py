@@ -16,6 +16,7 @@ from ..presets import (
     preset_run,
 )
 from .adversaries import DiscriminatorSettings, PeriodSettings, STFTSettings
+from .data import DataSettings, SourceSettings
 from .files import read_config_file, to_yaml
 from .loading import config_hash, create_training_config, load_config, merge, save_config, to_dict, validate
 from .model import ModelSettings
@@ -23,7 +24,6 @@ from .schema import SETTINGS, TrainingConfig
 from .sections import (
     CheckpointSettings,
     CodebookSettings,
-    DataSettings,
     LossSettings,
     OptimizerSettings,
     PathSettings,
@@ -48,6 +48,7 @@ __all__ = [
     "PathSettings",
     "PeriodSettings",
     "STFTSettings",
+    "SourceSettings",
     "TrackingSettings",
     "TrainingConfig",
     "TrainingSettings",

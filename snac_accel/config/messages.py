@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from .data import SourceSettings
 from .schema import SETTINGS
 
 _EXPECTED = {
@@ -22,7 +23,6 @@ _EXPECTED = {
     "string_too_short": "should not be empty",
     "string_unicode": "should be valid text",
     "too_short": "should not be empty",
-    "missing": "should have two entries",  # only pairs have required parts
     "tuple_type": "should be a list",
     "model_type": "should be a section with settings",
     "model_attributes_type": "should be a section with settings",
@@ -42,8 +42,9 @@ def describe(error: ValidationError) -> str:
 
 def _describe_one(problem: ErrorDetails) -> str:
     context = problem.get("ctx", {})
-    location = problem["loc"][:-1] if problem["type"] == "missing" else problem["loc"]
-    name = dotted(location)
+    if problem["type"] == "missing":
+        return _describe_missing(problem)
+    name = dotted(problem["loc"])
     if problem["type"] == "extra_forbidden":
         return unknown_setting(name)
     if problem["type"] == "inconsistent":
@@ -59,6 +60,13 @@ def _describe_one(problem: ErrorDetails) -> str:
     )
 
 
+def _describe_missing(problem: ErrorDetails) -> str:
+    """Required are the two numbers of a pair, and what a source cannot be without."""
+    *location, part = problem["loc"]
+    needs = "two entries" if isinstance(part, int) else part
+    return one_line(f"{dotted(location)} = {show(problem['input'])}: should have {needs}")
+
+
 def _reworded(message: str) -> str:
     """Pydantic's own sentence in the manner of ours."""
     words = re.sub(r"^(Input|Tuple|String) ", "", message)
@@ -67,10 +75,15 @@ def _reworded(message: str) -> str:
 
 def unknown_setting(name: str) -> str:
     """What to say about a name that the schema does not have."""
+    section, _, last = name.rpartition(".")
+    if section.startswith("data.sources["):
+        known = SourceSettings.model_fields
+        guess = nearest(last, known)
+        advice = f"did you mean {guess}?" if guess else f"a source has {', '.join(known)}"
+        return one_line(f"{name}: unknown setting; {advice}")
     near = nearest(name, SETTINGS)
     if near:
         return one_line(f"{name}: unknown setting; did you mean {near}?")
-    section = name.rpartition(".")[0]
     if section not in SETTINGS:
         return one_line(f"{name}: unknown setting; the sections are {_listed(SETTINGS, '')}")
     return one_line(f"{name}: unknown setting; {section} has {_listed(SETTINGS, section)}")

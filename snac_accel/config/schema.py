@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
 from .adversaries import DiscriminatorSettings
+from .data import DataSettings
 from .fields import Section, inconsistent
 from .model import ModelSettings
 from .sections import (
     CheckpointSettings,
     CodebookSettings,
-    DataSettings,
     DistributedSettings,
     LossSettings,
     OptimizerSettings,
@@ -130,7 +130,9 @@ class TrainingConfig(Section):
 
 
 def section_of(annotation: object) -> type[Section] | None:
-    """The class that an annotation `Section` or `Section | None` names; None for a plain setting."""
+    """The class that an annotation `Section` or `Section | None` names; None for a plain setting, and for a list."""
+    if get_origin(annotation) is tuple:
+        return None
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate

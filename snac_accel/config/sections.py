@@ -12,7 +12,6 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Tracker = Literal[
     "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
 ]  # what Accelerate 1.15 knows
-Decibels = Annotated[float, Field(ge=-120, le=60)]
 
 
 class TrainingSettings(Section):
@@ -64,42 +63,6 @@ class TrainingSettings(Section):
         if total is not None and self.gradient_accumulation_steps is not None:
             problem = "should be left out: it is derived from training.global_batch_size"
             raise inconsistent("gradient_accumulation_steps", self.gradient_accumulation_steps, problem)
-        return self
-
-
-class DataSettings(Section):
-    """The audio that is trained on."""
-
-    dataset_path: Name = Field(
-        default="bad49wolf/ljspeech-simple", description="Hub dataset, local folder or file."
-    )
-    configuration: Name | None = Field(
-        default=None, description="Configuration of the Hub dataset, such as a language."
-    )
-    split: Name = Field(default="train", description="Split to train on.")
-    revision: Name | None = Field(default=None, description="Branch, tag or commit of the Hub dataset.")
-    audio_column: Name = Field(default="audio", description="Column that holds the audio.")
-    streaming: bool = Field(default=False, description="Read while training instead of downloading first.")
-    segment_length: Annotated[float, Field(gt=0, le=60)] = Field(
-        default=0.8, description="Training window in seconds; rounded to the model's padding quantum."
-    )
-    min_clip_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
-        default=0.2, description="Shorter clips are dropped (s)."
-    )
-    speaker_column: Name | None = Field(default=None, description="Column that names the speaker.")
-    num_workers: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=2, description="Decoding processes per rank."
-    )
-    gain_db: Pair[Decibels] = Field(default=(0.0, 0.0), description="Range of a random gain per window (dB).")
-    shuffle_buffer: Count = Field(default=1000, description="Clips in the shuffle buffer, streaming only.")
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.05, description="Share of undecodable clips above which the run stops."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> DataSettings:
-        if self.gain_db[0] > self.gain_db[1]:
-            raise inconsistent("gain_db", self.gain_db, "should be [lowest, highest]")
         return self
 
 

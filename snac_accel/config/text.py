@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ..errors import ConfigError
+from .data import SourceSettings
 from .files import parse_yaml
 from .messages import show, unknown_setting
 from .schema import SETTINGS
@@ -46,7 +47,8 @@ def metavar(name: str) -> str:
     if get_origin(options[0]) is Literal:
         choices = get_args(options[0])
         return "|".join(choices) if len(choices) <= 4 else "NAME"
-    return {int: "INTEGER", float: "NUMBER", bool: "true|false", str: "TEXT"}.get(options[0], "null")
+    names = {int: "INTEGER", float: "NUMBER", bool: "true|false", str: "TEXT", SourceSettings: "JSON"}
+    return names.get(options[0], "null")
 
 
 def _options(annotation: Any) -> list[Any]:

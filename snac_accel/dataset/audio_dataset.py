@@ -23,7 +23,8 @@ from ..errors import DataError
 from .hold_out import hold_out, is_held_out
 from .order import SHUFFLE, Draws, SampleKey, draw_words
 from .samples import Sample
-from .sources import RawClip, Source, open_source
+from .clips import RawClip
+from .sources import Source, open_source
 from .streaming import SampleStream
 from .windows import WindowReader
 

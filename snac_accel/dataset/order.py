@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-PERMUTATION, SAMPLE, SHUFFLE = 0, 1, 2  # purposes, so that draws for one never repeat those for another
+PERMUTATION, SAMPLE, SHUFFLE, WINDOW = 0, 1, 2, 3  # purposes, so that draws for one never repeat those for another
 _WORD = 2**64
 
 
@@ -33,11 +33,14 @@ class SampleKey(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Three numbers in [0, 1) for one attempt at a sample."""
+    """Numbers in [0, 1) for one attempt at a sample."""
 
     clip: float  # which clip replaces one that cannot be used
     window: float
     gain: float
+    polarity: float
+    phase: float
+    channel: float
 
 
 def draw_words(count: int, *key: int) -> NDArray[np.uint64]:
@@ -48,8 +51,18 @@ def draw_words(count: int, *key: int) -> NDArray[np.uint64]:
 
 def draw_sample(seed: int, key: SampleKey, attempt: int) -> Draws:
     """Return the random numbers of one attempt (0, 1, …) at a sample."""
-    words = draw_words(3, SAMPLE, seed, key.epoch, key.position, attempt)
-    return Draws(*((words >> np.uint64(11)) * 2.0**-53).tolist())
+    words = draw_words(len(Draws._fields), SAMPLE, seed, key.epoch, key.position, attempt)
+    return Draws(*_fractions(words))
+
+
+def draw_windows(seed: int, key: SampleKey, attempt: int, count: int) -> list[float]:
+    """Return `count` numbers in [0, 1): where else in the clip a window may lie if the first choice is too quiet."""
+    return _fractions(draw_words(count, WINDOW, seed, key.epoch, key.position, attempt))
+
+
+def _fractions(words: NDArray[np.uint64]) -> list[float]:
+    """Turn random words into numbers in [0, 1)."""
+    return ((words >> np.uint64(11)) * 2.0**-53).tolist()
 
 
 @lru_cache(maxsize=4)

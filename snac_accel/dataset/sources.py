@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
-from datasets.utils.file_utils import xopen
 
-from ..audio import AudioError
 from ..errors import DataError
+from .clips import RawClip
 from .folder import is_audio, list_files, open_audio_folder
 from .source_errors import explain, no_split
 
@@ -37,25 +36,6 @@ class StoredAudio(datasets.Audio):
     def encode_example(self, value: Any) -> Any:
         """Return a path or a mapping of bytes and path as it is stored."""
         return {"bytes": None, "path": value} if isinstance(value, str) else value
-
-
-class RawClip(NamedTuple):
-    """A clip before decoding."""
-
-    name: str  # relative to the folder or repository; for messages and for the hash that holds clips out
-    source: str | bytes  # a local path, an address such as hf://… or the bytes of the file
-    speaker: str | None
-
-
-def read_source(clip: RawClip) -> str | bytes:
-    """Return what the decoder reads: a local path, or the bytes (fetched if the clip lies at an address)."""
-    if isinstance(clip.source, bytes) or "://" not in clip.source:
-        return clip.source
-    try:
-        with xopen(clip.source, "rb") as file:
-            return bytes(file.read())
-    except Exception as error:  # any file system may stand behind an address, each with errors of its own
-        raise AudioError(f"cannot be fetched: {' '.join(str(error).split())[:200]}") from error
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from itertools import count
 from ..errors import DataError
 from .order import SampleKey
 from .samples import Sample
-from .sources import RawClip
+from .clips import RawClip
 from .windows import WindowReader
 
 

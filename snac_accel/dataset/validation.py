@@ -14,7 +14,7 @@ from ..errors import DataError
 from .audio_dataset import AudioDataset
 from .hold_out import name_hash
 from .samples import BAD, Failure
-from .sources import RawClip, read_source
+from .clips import RawClip, read_source
 
 
 class Clip(NamedTuple):

@@ -15,7 +15,7 @@ from ..audio import AudioError, AudioReader, apply_gain
 from ..errors import DataError
 from .order import Draws, SampleKey, draw_sample
 from .samples import BAD, SHORT, Failure, Sample
-from .sources import RawClip, read_source
+from .clips import RawClip, read_source
 
 MAX_ATTEMPTS = (
     16  # clips tried for one sample; with half of the clips unusable, all fail once in 65 000 samples

@@ -1,32 +1,19 @@
-"""`snac-accel train`, `snac-accel show-config`, `snac-accel export`: from flags to a configuration, then one function.
-
-The flags come from the schema: pydantic-settings makes one for every setting by its dotted name. Nothing here
-loads torch before the configuration is known to be right.
-"""
+"""Flags from the schema: one for every setting by its dotted name, made by pydantic-settings. Loads no torch."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic_settings import BaseSettings, CliSettingsSource
 
-from . import __version__
-from .config import DATASET_CONFIGS, MODEL_CONFIGS, SETTINGS, TrainingConfig, load_config, to_dict, to_yaml
-from .config.messages import nearest, one_line, show
-from .config.schema import section_of
-from .config.text import is_list, metavar, nest, parse_setting
-from .environment import check_launcher
-from .errors import ConfigError, UserError
-from .signals import end_as_init, end_with_launcher
-
-EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
+from ..config import DATASET_CONFIGS, MODEL_CONFIGS, SETTINGS, TrainingConfig, load_config
+from ..config.messages import nearest, one_line, show
+from ..config.schema import section_of
+from ..config.text import is_list, metavar, nest, parse_setting
+from ..errors import ConfigError
 
 SHORT_FLAGS = {
     "data.dataset_path": "dataset_path",
@@ -45,41 +32,6 @@ starts with a minus sign goes after an equals sign (--data.gain_db=-6,0). Switch
 (--discriminators.mpd null). Every setting can also stand in the environment, in capitals with two underscores
 for the dot: SNAC_ACCEL_TRAINING__LEARNING_RATE=1e-4.
 """
-
-
-def train(arguments: Sequence[str]) -> int:
-    """Train a model; with no flags, the published 24 kHz model on LJ Speech."""
-    parser = config_parser("train", "Train SNAC. With no flags: the published 24 kHz model on LJ Speech.")
-    end_as_init()
-    config = read_config(parser.parse_known(arguments))
-    check_launcher(config, os.environ)  # `train_main` asks again, but only with torch loaded
-    end_with_launcher()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
-    from .train import main as train_main  # loads torch, so only once the configuration is known to be right
-
-    return train_main(config) or EXIT_OK
-
-
-def show_config(arguments: Sequence[str]) -> int:
-    """Print the configuration that `train` would run with, ready for --config."""
-    parser = config_parser("show-config", "Print the configuration that `train` would run with.")
-    parser.add_argument("--json", action="store_true", default=False, help="print JSON instead of YAML")
-    flags = parser.parse_known(arguments)
-    settings = to_dict(read_config(flags))
-    print(json.dumps(settings, indent=2, ensure_ascii=False) if flags.json else to_yaml(settings), end="")
-    return EXIT_OK
-
-
-def export(arguments: Sequence[str]) -> int:
-    """Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`."""
-    parser = ConfigParser(prog="snac-accel export", description="Write the snac folder of a run or a checkpoint.")
-    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="folder of a run (its newest checkpoint) or of one step")
-    parser.add_argument("folder", metavar="DIR", help="folder to write; must not exist yet")
-    flags = parser.parse_known(arguments)
-    from .checkpoint import export_checkpoint  # loads torch
-
-    print(f"exported {export_checkpoint(Path(flags.source), Path(flags.folder))} to {flags.folder}")
-    return EXIT_OK
 
 
 class ConfigParser(argparse.ArgumentParser):
@@ -158,44 +110,3 @@ def read_config(flags: argparse.Namespace) -> TrainingConfig:
         if name in SETTINGS:
             settings[name] = parse_setting(name, words if isinstance(words, list) else [words])
     return load_config(flags.preset, flags.config, nest(settings), dataset=flags.dataset)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code, after one line on stderr if the user should change something."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        return _run(arguments)
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-
-
-def _run(arguments: Sequence[str]) -> int:
-    command = arguments[0] if arguments else "--help"
-    if command in COMMANDS:
-        return COMMANDS[command](arguments[1:])
-    if command == "--version":
-        print(__version__)
-        return EXIT_OK
-    if command in ("-h", "--help"):
-        print(_overview())
-        return EXIT_OK if arguments else EXIT_USAGE
-    near = nearest(command, COMMANDS)
-    advice = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
-    raise ConfigError(f"{show(command)}: unknown command; {advice}")
-
-
-def _overview() -> str:
-    lines = ["usage: snac-accel COMMAND [FLAGS]    (snac-accel COMMAND --help shows the flags)", ""]
-    lines += [f"  {name:14}{(run.__doc__ or '').splitlines()[0]}" for name, run in COMMANDS.items()]
-    return "\n".join(lines)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train,
-    "show-config": show_config,
-    "export": export,
-}

@@ -1,0 +1,50 @@
+"""`snac-accel train`, `show-config` and `export`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import to_dict, to_yaml
+from ..environment import check_launcher
+from ..signals import end_as_init, end_with_launcher
+from .flags import ConfigParser, config_parser, read_config
+
+EXIT_OK = 0
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train a model; with no flags, the published 24 kHz model on LJ Speech."""
+    parser = config_parser("train", "Train SNAC. With no flags: the published 24 kHz model on LJ Speech.")
+    end_as_init()
+    config = read_config(parser.parse_known(arguments))
+    check_launcher(config, os.environ)  # `train_main` asks again, but only with torch loaded
+    end_with_launcher()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
+    from ..train import main as train_main  # loads torch, so only once the configuration is known to be right
+
+    return train_main(config) or EXIT_OK
+
+
+def show_config(arguments: Sequence[str]) -> int:
+    """Print the configuration that `train` would run with, ready for --config."""
+    parser = config_parser("show-config", "Print the configuration that `train` would run with.")
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON instead of YAML")
+    flags = parser.parse_known(arguments)
+    settings = to_dict(read_config(flags))
+    print(json.dumps(settings, indent=2, ensure_ascii=False) if flags.json else to_yaml(settings), end="")
+    return EXIT_OK
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`."""
+    parser = ConfigParser(prog="snac-accel export", description="Write the snac folder of a run or a checkpoint.")
+    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="folder of a run (its newest checkpoint) or of one step")
+    parser.add_argument("folder", metavar="DIR", help="folder to write; must not exist yet")
+    flags = parser.parse_known(arguments)
+    from ..checkpoint import export_checkpoint  # loads torch
+
+    print(f"exported {export_checkpoint(Path(flags.source), Path(flags.folder))} to {flags.folder}")
+    return EXIT_OK
