@@ -111,8 +111,8 @@ def test_every_setting_has_a_flag_that_reaches_it(trained: list[TrainingConfig])
 
 
 def test_flags_come_from_the_schema_alone() -> None:
-    flags = {action.dest for action in flags.config_parser("train", "")._actions}
-    assert flags - set(SETTINGS) == {"help", "preset", "dataset", "config"}
+    names = {action.dest for action in flags.config_parser("train", "")._actions}
+    assert names - set(SETTINGS) == {"help", "preset", "dataset", "config"}
 
 
 def test_short_flags_lead_to_settings() -> None:
