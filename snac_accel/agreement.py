@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -69,14 +69,10 @@ def check_settings(accelerator: Accelerator, settings: Mapping[str, Any]) -> Non
         _compare(accelerator, {**_flat(settings), **_versions(), "the code of snac_accel": code_hash()})
 
 
-def check_data(accelerator: Accelerator, names: Callable[[], Mapping[str, Sequence[str]]]) -> None:
-    """Raise ConfigError unless all ranks see clips of the same names in the same order; `names` gives them by purpose."""
+def check_data(accelerator: Accelerator, facts: Callable[[], Mapping[str, str]]) -> None:
+    """Raise ConfigError unless all ranks see the same data; `facts` tells what they have, by name."""
     if accelerator.num_processes > 1:
-        facts = {}
-        for purpose, found in on_every_rank(accelerator, names).items():
-            digest = hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
-            facts[f"the {purpose} data"] = f"{len(found)} clips (names {digest})"
-        _compare(accelerator, facts)
+        _compare(accelerator, dict(on_every_rank(accelerator, facts)))
 
 
 def _compare(accelerator: Accelerator, facts: dict[str, Any]) -> None:

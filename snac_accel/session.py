@@ -7,14 +7,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from .accounts import SourceAccounts, bad_samples_file
 from .checkpoint import save_checkpoint
 from .config import TrainingConfig, config_hash, to_dict
-from .dataset import AudioDataset, BadSamples, Batch, ValidationClips
+from .dataset import Batch, Mixture, ValidationClips
 from .errors import DataError, UserError
 from .evaluate import Evaluation, SamplePair, evaluate, level_information, sample_pairs, write_samples
 from .export import check_export, write_export
@@ -28,7 +30,6 @@ from .step import StepReport
 from .tracking import Tracking, validations
 
 log = logging.getLogger(__name__)
-BAD_SAMPLES_FILE = "bad_samples.jsonl"
 
 
 @dataclass
@@ -39,16 +40,15 @@ class Session:
     accelerator: Accelerator
     folder: RunFolder
     state: TrainState
-    training: AudioDataset
+    training: Mixture
     validation: ValidationClips | None  # of all ranks
     tracking: Tracking
     accumulation: int  # micro-batches per step
     global_batch_size: int  # windows per step
-    bad: BadSamples
+    accounts: SourceAccounts
     meter: StepMeter = field(default_factory=StepMeter)
     stop: StopSignal = field(default_factory=StopSignal)  # of this rank
     stopped_by: int = 0  # the signal that any rank was given, 0: none; the same on every rank
-    bad_clips_before: int = 0  # met since this process started, over all ranks, up to the last step
     skipped_in_a_row: int = 0
     validated_at: int | None = None  # step of the last validation
     saved_at: int | None = None  # step of the last checkpoint
@@ -62,6 +62,12 @@ class Session:
     def seed(self) -> int:
         """The run's seed."""
         return self.config.training.seed
+
+    @property
+    def windows_per_epoch(self) -> int | None:
+        """Windows in what the log calls an epoch; None if a source without an index leaves it open."""
+        steps = self.config.data.steps_per_epoch
+        return steps * self.global_batch_size if steps is not None else self.training.num_clips
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """Collective sum."""
@@ -77,28 +83,30 @@ def account(session: Session, batches: list[Batch], report: StepReport, waited: 
 
     Raises DataError when too many clips are bad, UserError when too many steps in a row were not finite: on every rank.
     """
-    _write_bad_samples(session, batches)
+    accounts, state = session.accounts, session.state
+    records = accounts.add(batches)
+    _write_bad_samples(session, records)
     samples = sum(batch.audio.numel() for batch in batches)
     padding = sum(batch.num_padding for batch in batches)
-    own = [samples - padding, padding, session.bad.num_bad, session.bad.num_tries]
-    own += [session.stop.number == number for number in STOP_SIGNALS]
-    audio, padding, bad, tries, *stops = session.sum_over_ranks(
+    own = [samples - padding, padding, sum(batch.num_retries for batch in batches)]
+    own += [session.stop.number == number for number in STOP_SIGNALS] + accounts.own_numbers()
+    audio, padding, retries, *others = session.sum_over_ranks(
         torch.tensor(own, dtype=torch.int64, device=session.accelerator.device)
     ).tolist()
+    stops, numbers = others[: len(STOP_SIGNALS)], others[len(STOP_SIGNALS) :]
     session.stopped_by = next((int(n) for n, ranks in zip(STOP_SIGNALS, stops, strict=True) if ranks), 0)
-    state = session.state
     new = {
         "audio_samples": audio,
         "padding_samples": padding,
-        "bad_clips": bad - session.bad_clips_before,
+        "bad_clips": accounts.take(numbers),
+        "network_retries": retries,
     }
-    session.bad_clips_before = bad
     for name, number in new.items():
         state.count(name, number)
     session.meter.add(
         report, waited=waited, audio_seconds=(audio + padding) / session.config.model.sampling_rate
     )
-    if message := session.bad.stop_message(bad, tries):
+    if message := accounts.stop_message():
         raise DataError(message)
     session.skipped_in_a_row = session.skipped_in_a_row + 1 if report.skipped else 0
     if session.skipped_in_a_row >= session.config.training.non_finite_limit:
@@ -108,12 +116,10 @@ def account(session: Session, batches: list[Batch], report: StepReport, waited: 
         )
 
 
-def _write_bad_samples(session: Session, batches: list[Batch]) -> None:
-    records = [record for batch in batches for record in session.bad.add(batch)]
+def _write_bad_samples(session: Session, records: list[dict[str, Any]]) -> None:
     if not records:
         return
-    rank = session.accelerator.process_index
-    file = session.folder.logs / (BAD_SAMPLES_FILE if rank == 0 else f"rank_{rank}.{BAD_SAMPLES_FILE}")
+    file = bad_samples_file(session.folder.logs, session.accelerator.process_index)
     with open(file, "a", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"step": session.state.step, **record}) + "\n" for record in records)
 
@@ -127,11 +133,26 @@ def log_step(session: Session) -> None:
     scalars["data/padding_share"] = state.counters["padding_samples"] / max(total, 1)
     scalars["data/clips"] = state.position
     scalars["data/bad_clips"] = state.counters["bad_clips"]
+    scalars["data/network_retries"] = state.counters["network_retries"]
+    scalars |= source_scalars(session)
     scalars["train/skipped_updates"] = state.counters["skipped_updates"]
     if state.scaler.is_enabled():
         scalars["train/loss_scale"] = state.scaler.get_scale()
     session.tracking.log(scalars, state.step)
     session.tracking.show(_headline(scalars))
+
+
+def source_scalars(session: Session) -> dict[str, float]:
+    """What each source gave, and the epoch that the run is in."""
+    position, mixture = session.state.position, session.training
+    scalars = session.accounts.scalars()
+    if (windows := session.windows_per_epoch) is not None:
+        scalars["data/epoch"] = position / windows
+    if len(mixture.parts) > 1:
+        for name, passes in zip(mixture.names, mixture.passes(position), strict=True):
+            if passes is not None:
+                scalars[f"data/{name}/passes"] = passes
+    return scalars
 
 
 def _headline(scalars: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ COUNTERS = (
     "audio_samples",  # their samples without padding
     "padding_samples",  # zeros appended to short clips
     "bad_clips",  # clips that could not be decoded
+    "network_retries",  # requests of a stream that had to be made again
 )
 
 

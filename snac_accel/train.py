@@ -6,8 +6,9 @@ The only training code that builds an `Accelerator`. What a run begins with is i
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any
@@ -17,25 +18,38 @@ from accelerate import Accelerator
 from torch import nn
 from torch.amp import GradScaler
 
+from .accounts import SourceAccounts
 from .agreement import check_data, check_settings, lost_processes, on_every_rank, on_first_rank
 from .checkpoint import load_checkpoint, save_checkpoint
 from .codebook import CodebookUsage
 from .config import TrainingConfig, to_dict, validate
-from .dataset import AudioDataset, BadSamples, Batch, ValidationClips, make_loader
+from .dataset import AudioDataset, Batch, Mixture, ValidationClips, make_loader
 from .discriminators import DISCRIMINATORS
 from .generator import TrainableSNAC, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator, release
 from .optimizers import setup_optimizers
 from .report import Processes, introduction
+from .run_data import (
+    check_passes,
+    data_facts,
+    data_promise,
+    describe_data,
+    mix,
+    open_training,
+    open_validation,
+)
 from .run_folder import RunFolder, choose_run, create_run
 from .seeds import derive_seed
 from .session import Session, account, finish, log_step, save, validate_model
-from .starting import clip_names, data_promise, load_generator, start_codebooks
+from .starting import load_generator, start_codebooks
 from .state import TrainState
 from .step import StepSettings, train_step
 from .tracking import Tracking
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
+
+
+DATA_TIMEOUT_SECONDS = 600.0  # without a batch, after which data workers are replaced
 
 
 def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
@@ -110,6 +124,8 @@ def step_batches(session: Session) -> Iterator[list[Batch]]:
         start_position=session.state.position,
         num_steps=max(config.training.num_iterations - session.state.step, 0),
         num_workers=config.data.num_workers,
+        # Without an index, going on where the run was stopped may mean to read for hours.
+        timeout_seconds=DATA_TIMEOUT_SECONDS if session.training.indexed else math.inf,
     )
     micro_batches = iter(loader)
     while batches := list(islice(micro_batches, session.accumulation)):
@@ -145,7 +161,7 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
     accumulation = accumulation_steps(config, accelerator.num_processes)
     accelerator.gradient_accumulation_steps = accumulation
     training, validation = on_every_rank(accelerator, lambda: setup_dataset(config))
-    check_data(accelerator, lambda: clip_names(training, validation))
+    check_data(accelerator, lambda: data_facts(training, validation))
     generator, discriminators = on_every_rank(accelerator, lambda: setup_models(config, accelerator.device))
     on_first_rank(accelerator, lambda: create_run(folder, to_dict(config)))
     if folder.resume_from is None:
@@ -153,6 +169,7 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
         on_first_rank(accelerator, lambda: start_codebooks(generator, training, config))
     state = setup_state(config, accelerator, generator, discriminators)
     global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
+    check_passes(config, training, global_batch_size)
     promise = None
     if (checkpoint := folder.resume_from) is not None:
         manifest = on_every_rank(accelerator, lambda: load_checkpoint(checkpoint, state))
@@ -170,9 +187,11 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
         accelerator.num_processes, accumulation, str(accelerator.device), accelerator.mixed_precision
     )
     tracking.say(introduction(config, generator, discriminators, folder, processes))
-    if promise:
-        tracking.say(promise)
-    bad = BadSamples(config.data.max_bad_fraction)
+    for line in [*describe_data(training, config, global_batch_size), *filter(None, [promise])]:
+        tracking.say(line)
+    accounts = SourceAccounts(
+        training.names, config.data.max_bad_fraction, folder.logs, accelerator.process_index
+    )
     return Session(
         config,
         accelerator,
@@ -183,48 +202,31 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
         tracking,
         accumulation,
         global_batch_size,
-        bad,
+        accounts,
     )
 
 
-def setup_dataset(config: TrainingConfig | Mapping[str, Any]) -> tuple[AudioDataset, ValidationClips | None]:
-    """The training set, and the held-out clips that are never among it (None if validation is off).
+def setup_dataset(config: TrainingConfig | Mapping[str, Any]) -> tuple[Mixture, ValidationClips | None]:
+    """The training data, and the held-out clips that are never among them (None if validation is off).
 
     Raises DataError, one line, if a source is missing, empty, or lacks the column or split.
     """
     config = validate(config)
-    data, held_out = config.data, config.validation
-    training = AudioDataset(
-        data.dataset_path,
-        config.model.sampling_rate,
-        split=data.split,
-        streaming=data.streaming,
-        audio_column=data.audio_column,
-        configuration=data.configuration,
-        revision=data.revision,
-        segment_samples=config.segment_samples,
-        seed=config.training.seed,
-        gain_db=data.gain_db,
-        min_clip_seconds=data.min_clip_seconds,
-        speaker_column=data.speaker_column,
-        shuffle_buffer=data.shuffle_buffer,
-    )
-    if not held_out.enabled:
-        return training, None
-    if held_out.split is None and held_out.dataset_path is None:
-        training, source = training.hold_out(held_out.fraction, held_out.by)
-    else:
-        source = AudioDataset(
-            held_out.dataset_path or data.dataset_path,
-            config.model.sampling_rate,
-            split=held_out.split or data.split,
-            streaming=data.streaming,
-            audio_column=data.audio_column,
-            configuration=held_out.configuration or data.configuration,
-            revision=data.revision if held_out.dataset_path is None else None,
-            segment_samples=config.segment_samples,
-        )
-    return training, ValidationClips(source, held_out.max_clips, held_out.max_clip_seconds)
+    sources = config.data.each_source()
+    training = [open_training(config, source, number) for number, source in enumerate(sources)]
+    held_out: Sequence[AudioDataset] = []
+    if config.validation.enabled and config.validation.is_share:
+        options = config.validation
+        pairs = [part.hold_out(options.fraction, options.by) for part in training]
+        training, held_out = map(list, zip(*pairs, strict=True))
+    elif config.validation.enabled:
+        held_out = open_validation(config)
+    labels = [source.label for source in sources]
+    mixture = mix(training, sources, config.training.seed)
+    if not held_out:
+        return mixture, None
+    options = config.validation
+    return mixture, ValidationClips(held_out, options.max_clips, options.max_clip_seconds, labels)
 
 
 def setup_models(

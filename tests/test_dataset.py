@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from snac_accel.dataset import (
     Batch,
     Failure,
     SampleKey,
-    StepBatchSampler,
     ValidationClips,
     hold_out,
     make_loader,
 )
-from snac_accel.dataset.clips import RawClip
 from snac_accel.errors import DataError
+
+from shards import write_parquet, write_tars
 
 Steps = list[tuple[list[str], torch.Tensor]]  # names and audio of each global batch
 
@@ -41,8 +40,32 @@ LAYOUTS = [
 ]  # batch size, processes, accumulation steps
 
 
-def open_demo(folder: Path, streaming: bool = False, **options: Any) -> AudioDataset:
-    return AudioDataset(folder, 24_000, 0.2, streaming=streaming, seed=7, shuffle_buffer=40, **options)
+KINDS = ["table", "row groups", "stream"]  # a folder of files, parquet read while training, tars read in turn
+
+
+@pytest.fixture(scope="module")
+def shards(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's validation clips as parquet and as tars."""
+    root = tmp_path_factory.mktemp("shards")
+    clips = sorted((demo_folder / "validation").glob("*.flac"))
+    write_parquet(root / "parquet", clips)
+    write_tars(root / "tars", clips)
+    return root
+
+
+def open_demo(folder: Path, **options: Any) -> AudioDataset:
+    return AudioDataset(folder, 24_000, 0.2, seed=7, **options)
+
+
+def open_kind(kind: str, demo_folder: Path, shards: Path, **options: Any) -> AudioDataset:
+    """The same 24 clips, as a table, as row groups or as a stream without an index."""
+    if kind == "table":
+        return open_demo(demo_folder, split="validation", **options)
+    if kind == "row groups":
+        cache = shards / "cache"
+        return open_demo(shards / "parquet", streaming=True, shuffle_buffer=9, cache_dir=cache, **options)
+    address = f"file://{shards / 'tars'}"
+    return AudioDataset(address, 24_000, 0.2, audio_column="flac", seed=7, shuffle_buffer=9, **options)
 
 
 def global_batches(dataset: AudioDataset, layout: tuple[int, int, int], **options: int) -> Steps:
@@ -74,27 +97,29 @@ def assert_same(one: Steps, other: Steps) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_global_batches_do_not_depend_on_the_layout(demo_folder: Path, streaming: bool) -> None:
-    dataset = open_demo(demo_folder, streaming)
+@pytest.mark.parametrize("kind", KINDS)
+def test_global_batches_do_not_depend_on_the_layout(kind: str, demo_folder: Path, shards: Path) -> None:
+    dataset = open_kind(kind, demo_folder, shards)
     reference = global_batches(dataset, LAYOUTS[0], num_workers=0, num_steps=3)
     assert reference[0][1].shape == (GLOBAL_BATCH, 1, 4800)
     for layout in LAYOUTS[1:]:
         assert_same(global_batches(dataset, layout, num_workers=0, num_steps=3), reference)
-    for layout, workers in [((6, 2, 1), 2), ((4, 1, 3), 1)]:
+    for layout, workers in [((6, 2, 1), 2), ((4, 1, 3), 1), ((12, 1, 1), 3)]:
         assert_same(global_batches(dataset, layout, num_workers=workers, num_steps=3), reference)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_resuming_in_another_layout_continues_the_same_stream(demo_folder: Path, streaming: bool) -> None:
-    dataset = open_demo(demo_folder, streaming, split="validation")
+@pytest.mark.parametrize("kind", KINDS)
+def test_resuming_in_another_layout_continues_the_same_stream(
+    kind: str, demo_folder: Path, shards: Path
+) -> None:
+    dataset = open_kind(kind, demo_folder, shards)
     whole = global_batches(dataset, (12, 1, 1), num_workers=0, num_steps=6)  # 72 samples: several epochs
     assert_same(global_batches(dataset, (3, 2, 2), num_workers=2, start_position=36, num_steps=3), whole[3:])
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_an_epoch_holds_every_clip_once(demo_folder: Path, streaming: bool) -> None:
-    dataset = open_demo(demo_folder, streaming, split="validation")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_holds_every_clip_once(kind: str, demo_folder: Path, shards: Path) -> None:
+    dataset = open_kind(kind, demo_folder, shards)
     num_clips = len(list((demo_folder / "validation").glob("*.flac")))
     batches = global_batches(dataset, (num_clips, 1, 1), num_workers=0, num_steps=2)
     first, second = (names for names, _ in batches)
@@ -102,31 +127,6 @@ def test_an_epoch_holds_every_clip_once(demo_folder: Path, streaming: bool) -> N
     assert sorted(first) == sorted(second)
     assert first != second
     assert len(first) == num_clips
-
-
-def test_keys_of_all_layouts_are_the_same_numbers() -> None:
-    """A million clips, steps far into the run: nothing is replayed and no state is needed."""
-
-    def keys(batch_size: int, processes: int, accumulation: int) -> list[list[SampleKey]]:
-        samplers = [
-            StepBatchSampler(1_000_000, 3, batch_size, processes, rank, accumulation, 1_999_920, num_steps=12)
-            for rank in range(processes)
-        ]
-        rows = [
-            key for micro_batches in zip(*samplers, strict=True) for keys in micro_batches for key in keys
-        ]
-        return [rows[start : start + GLOBAL_BATCH] for start in range(0, len(rows), GLOBAL_BATCH)]
-
-    reference = keys(12, 1, 1)
-    assert {key.epoch for step in reference for key in step} == {1, 2}
-    assert all(keys(*layout) == reference for layout in LAYOUTS)
-    assert reference != [[key._replace(epoch=0) for key in step] for step in reference]
-
-
-def test_the_order_is_pinned() -> None:
-    """A changed order would break the promise that a run can be resumed by a newer version."""
-    first = next(iter(StepBatchSampler(10, seed=0, batch_size=10)))
-    assert [key.clip for key in first] == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
 
 
 def test_windows_and_gains_are_keyed_by_epoch_and_position(demo_folder: Path) -> None:
@@ -139,7 +139,7 @@ def test_windows_and_gains_are_keyed_by_epoch_and_position(demo_folder: Path) ->
     assert max(float(dataset[index].abs().max()) for index in range(20)) <= 1.0
 
 
-def test_the_dataset_alone(demo_folder: Path) -> None:
+def test_the_dataset_alone(demo_folder: Path, shards: Path) -> None:
     dataset = AudioDataset(str(demo_folder))
     assert len(dataset) == len(list((demo_folder / "train").glob("*.ogg")))
     assert dataset[0].shape == (19_200,)
@@ -147,10 +147,9 @@ def test_the_dataset_alone(demo_folder: Path) -> None:
     assert torch.equal(dataset[-1], dataset[len(dataset) - 1])
     with pytest.raises(IndexError):
         dataset[len(dataset)]
-    stream = AudioDataset(str(demo_folder), streaming=True, split="validation")
-    assert [window.shape for window in stream] == [(19_200,)] * len(
-        AudioDataset(demo_folder, split="validation")
-    )
+    stream = open_kind("stream", demo_folder, shards)
+    assert [window.shape for window in stream] == [(4800,)] * 24
+    assert not stream.indexed
     with pytest.raises(TypeError):
         stream.__len__()
 
@@ -165,18 +164,26 @@ def test_fixed_windows_are_the_beginning(demo_folder: Path) -> None:
 # --- held-out clips
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_held_out_clips_are_never_trained_on(demo_folder: Path, streaming: bool) -> None:
-    dataset = open_demo(demo_folder, streaming, split="validation")
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_clips_are_never_trained_on(kind: str, demo_folder: Path, shards: Path) -> None:
+    dataset = open_kind(kind, demo_folder, shards)
     training, held_out = dataset.hold_out(0.3)
     validation = ValidationClips(held_out, max_clips=1000)
     batches = global_batches(training, (24, 1, 1), num_workers=0, num_steps=2)
     trained_on = {name for names, _ in batches for name in names}
     assert trained_on.isdisjoint(validation.names)
     assert 2 <= len(validation) <= 14
-    assert trained_on | set(validation.names) == set(open_demo(demo_folder, split="validation").clip_names())
-    if not streaming:
+    assert len(trained_on | set(validation.names)) == 24
+    if dataset.indexed:
         assert sorted(training.clip_names() + held_out.clip_names()) == sorted(dataset.clip_names())
+        first = [name for names, _ in batches for name in names][: len(training)]
+        assert sorted(first) == sorted(training.clip_names())  # an epoch of the part: each of its clips once
+
+
+def test_row_groups_hold_out_the_clips_that_the_downloaded_table_does(shards: Path) -> None:
+    table, groups = open_demo(shards / "parquet"), open_demo(shards / "parquet", streaming=True)
+    assert table.clip_names() == groups.clip_names()
+    assert table.hold_out(0.2)[1].clip_names() == groups.hold_out(0.2)[1].clip_names()
 
 
 def test_hold_out_by_hash_is_stable_and_never_empty() -> None:
@@ -194,32 +201,31 @@ def test_hold_out_by_hash_is_stable_and_never_empty() -> None:
         hold_out(["same", "same"], 0.5)
 
 
-def test_no_speaker_is_on_both_sides(demo_folder: Path, tmp_path: Path) -> None:
-    clips = sorted((demo_folder / "validation").glob("*.flac"))
-    rows = [f"{clip.name},speaker-{number % 12}" for number, clip in enumerate(clips)]
-    for clip in clips:
-        shutil.copy(clip, tmp_path)
-    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,speaker", *rows]))
-    for streaming in (False, True):
-        dataset = AudioDataset(tmp_path, streaming=streaming, speaker_column="speaker")
-        parts = dataset.hold_out(0.4, by="speaker")
-        speakers = [{clip.speaker for clip in _clips(part)} for part in parts]
-        assert speakers[0].isdisjoint(speakers[1])
-        assert len(speakers[0] | speakers[1]) == 12
-        assert all(speakers)
+@pytest.mark.parametrize("kind", ["table", "row groups"])
+def test_no_speaker_is_on_both_sides(kind: str, demo_folder: Path, shards: Path, tmp_path: Path) -> None:
+    if kind == "table":
+        clips = sorted((demo_folder / "validation").glob("*.flac"))
+        rows = [f"{clip.name},speaker-{number % 5}" for number, clip in enumerate(clips)]
+        for clip in clips:
+            shutil.copy(clip, tmp_path)
+        (tmp_path / "metadata.csv").write_text("\n".join(["file_name,speaker_id", *rows]))
+        dataset = AudioDataset(tmp_path, speaker_column="speaker_id")
+    else:
+        dataset = AudioDataset(shards / "parquet", streaming=True, speaker_column="speaker_id")
+    parts = dataset.hold_out(0.4, by="speaker")
+    speakers = [{part.clip(index).speaker for index in range(len(part))} for part in parts]
+    assert speakers[0].isdisjoint(speakers[1])
+    assert len(speakers[0] | speakers[1]) == 5
+    assert all(speakers)
     with pytest.raises(DataError, match="speaker_column"):
-        AudioDataset(tmp_path).hold_out(0.4, by="speaker")
+        open_demo(demo_folder).hold_out(0.4, by="speaker")
 
 
-def _clips(dataset: AudioDataset) -> list[RawClip]:
-    if dataset.streaming:
-        return list(dataset.stream_clips(None))
-    return [dataset.clip(index) for index in range(len(dataset))]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_validation_clips_are_fixed_and_shared_among_processes(demo_folder: Path, streaming: bool) -> None:
-    dataset = AudioDataset(demo_folder, 24_000, split="validation", streaming=streaming)
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_clips_are_fixed_and_shared_among_processes(
+    kind: str, demo_folder: Path, shards: Path
+) -> None:
+    dataset = open_kind(kind, demo_folder, shards)
     clips = ValidationClips(dataset, max_clips=7, max_clip_seconds=2.0)
     whole = list(clips)
     assert [clip.name for clip in whole] == clips.names == [clip.name for clip in clips]
@@ -237,26 +243,35 @@ def test_validation_clips_are_fixed_and_shared_among_processes(demo_folder: Path
 @pytest.fixture
 def damaged_folder(demo_folder: Path, tmp_path: Path) -> Path:
     """Twelve good clips, six bad ones and a very short one."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
     good = sorted((demo_folder / "validation").glob("*.flac"))[:12]
     for clip in good:
-        shutil.copy(clip, tmp_path / f"good-{clip.name}")
+        shutil.copy(clip, folder / f"good-{clip.name}")
     content = good[0].read_bytes()
-    (tmp_path / "bad-truncated.flac").write_bytes(content[: len(content) // 20])
-    (tmp_path / "bad-empty.wav").write_bytes(b"")
-    (tmp_path / "bad-page.wav").write_bytes(b"<html>404</html>")
+    (folder / "bad-truncated.flac").write_bytes(content[: len(content) // 20])
+    (folder / "bad-empty.wav").write_bytes(b"")
+    (folder / "bad-page.wav").write_bytes(b"<html>404</html>")
     soundfile.write(
-        tmp_path / "bad-nan.wav", np.full(16_000, np.nan, dtype="float32"), 16_000, subtype="FLOAT"
+        folder / "bad-nan.wav", np.full(16_000, np.nan, dtype="float32"), 16_000, subtype="FLOAT"
     )
-    soundfile.write(tmp_path / "bad-no-samples.wav", np.zeros(0), 16_000)
-    (tmp_path / "bad-pointer.mp3").write_text("version https://git-lfs.github.com/spec/v1\nsize 1\n")
+    soundfile.write(folder / "bad-no-samples.wav", np.zeros(0), 16_000)
+    (folder / "bad-pointer.mp3").write_text("version https://git-lfs.github.com/spec/v1\nsize 1\n")
     speech = soundfile.read(good[0])[0]
-    soundfile.write(tmp_path / "short.wav", speech[8000:9000], 16_000)
-    return tmp_path
+    soundfile.write(folder / "short.wav", speech[8000:9000], 16_000)
+    return folder
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_bad_clips_are_replaced_counted_and_named(damaged_folder: Path, streaming: bool) -> None:
-    dataset = open_demo(damaged_folder, streaming)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_clips_are_replaced_counted_and_named(kind: str, damaged_folder: Path, tmp_path: Path) -> None:
+    files = sorted(path for path in damaged_folder.iterdir() if path.is_file())
+    if kind == "table":
+        dataset = open_demo(damaged_folder)
+    elif kind == "row groups":
+        dataset = open_demo(write_parquet(tmp_path / "parquet", files), streaming=True, shuffle_buffer=9)
+    else:
+        address = write_tars(tmp_path / "tars", [path.rename(path.with_suffix(".flac")) for path in files])
+        dataset = AudioDataset(address, 24_000, 0.2, audio_column="flac", seed=7)
     runs = []
     for workers in (0, 2):
         tally = BadSamples(0.05)
@@ -266,7 +281,7 @@ def test_bad_clips_are_replaced_counted_and_named(damaged_folder: Path, streamin
         assert {record["name"] for record in records if record["kind"] == "bad"} == {
             path.name for path in damaged_folder.glob("bad-*")
         }
-        assert {record["name"]: record["kind"] for record in records}["short.wav"] == "short"
+        assert {record["kind"] for record in records if record["name"].startswith("short")} == {"short"}
         assert tally.num_bad >= 12  # six in each of two epochs
         assert tally.num_short >= 2
         message = tally.stop_message()
@@ -283,10 +298,8 @@ def test_bad_clips_are_replaced_counted_and_named(damaged_folder: Path, streamin
 def test_nothing_usable_is_one_line(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.wav").write_bytes(b"not audio")
-    for streaming, workers in product((False, True), (0, 1)):
-        loader = make_loader(
-            AudioDataset(tmp_path, streaming=streaming), 2, num_workers=workers, pin_memory=False
-        )
+    for workers in (0, 1):
+        loader = make_loader(AudioDataset(tmp_path), 2, num_workers=workers, pin_memory=False)
         reason = r"none of 16 clips tried can be used; the last one, \d.wav, cannot be opened"
         with pytest.raises(DataError, match=reason) as caught:
             next(iter(loader))
@@ -308,7 +321,7 @@ def test_padding_is_counted(demo_folder: Path) -> None:
 
 def test_the_share_of_bad_clips_stops_a_run() -> None:
     tally = BadSamples(max_bad_fraction=0.1, reported=["seen"])
-    good = Batch(torch.zeros(18, 1, 1), ["good"] * 18, 0, [])
+    good = Batch(torch.zeros(18, 1, 1), ["good"] * 18, 0, [], [0] * 18)
     failures = [Failure(name, "is empty", "bad") for name in ("seen", "new")]
     failures.append(Failure("tiny", "lasts 0.1 s", "short"))
     assert tally.add(good._replace(names=[], failures=failures[:2])) == [failures[1]._asdict()]

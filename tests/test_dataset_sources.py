@@ -13,7 +13,8 @@ import torch
 
 from snac_accel.audio import AudioReader
 from snac_accel.dataset import AudioDataset
-from snac_accel.dataset.sources import StoredAudio, clip_name
+from snac_accel.dataset.clips import clip_name
+from snac_accel.dataset.tables import StoredAudio
 from snac_accel.errors import DataError
 
 LAYOUTS = [

@@ -19,7 +19,7 @@ from snac_accel.checkpoint import list_checkpoints
 from snac_accel.config import create_training_config, load_config, merge, preset_run, validate
 from snac_accel.errors import CheckpointError, ConfigError, DataError, UserError
 from snac_accel.optimizers import learning_rate_factor, release_factor
-from snac_accel.starting import data_promise
+from snac_accel.run_data import data_promise
 from snac_accel.tracking import METRICS_FILE, validations
 from snac_accel.train import main, setup_dataset, setup_models, setup_optimizers
 

@@ -1,17 +1,28 @@
-"""Pure signal functions: `reading` decodes windows of clips, `spectra` transforms batches of audio."""
+"""Pure signal functions: windows of clips, their level and phase, spectra of batches.
 
-from .reading import AudioError, AudioInfo, AudioReader, apply_gain, probe
+`handles` opens files, `decoding` decodes ranges of them, `reading` cuts and resamples windows, `augmentation` changes them, `spectra`
+transforms batches of audio.
+"""
+
+from .augmentation import Change, apply_gain, augment, loudness, rotate_phase
+from .decoding import AudioInfo, probe
+from .handles import AudioError
+from .reading import AudioReader
 from .spectra import as_batch, mel_filter_bank, mel_spectrogram, stft, stft_magnitude
 
 __all__ = [
     "AudioError",
     "AudioInfo",
     "AudioReader",
+    "Change",
     "apply_gain",
     "as_batch",
+    "augment",
+    "loudness",
     "mel_filter_bank",
     "mel_spectrogram",
     "probe",
+    "rotate_phase",
     "stft",
     "stft_magnitude",
 ]

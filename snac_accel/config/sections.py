@@ -87,6 +87,11 @@ class ValidationSettings(Section):
     )
     num_samples: CountOrZero = Field(default=4, description="Clips written as audio and pictures.")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the clips are held out of the training data."""
+        return self.split is None and self.dataset_path is None
+
 
 class LossSettings(Section):
     """Weight of each loss; 0: computed and logged only."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
-from datasets.utils.file_utils import xopen
 from numpy.typing import NDArray
 
 from ..audio import AudioError
+from .network import NetworkError, is_address, open_address
 
 
 class RawClip(NamedTuple):
@@ -17,17 +20,6 @@ class RawClip(NamedTuple):
     name: str  # relative to the folder or repository; for messages and for the hash that holds clips out
     source: str | bytes  # a local path, an address such as hf://… or the bytes of the file
     speaker: str | None
-
-
-def read_source(clip: RawClip) -> str | bytes:
-    """Return what the decoder reads: a local path, or the bytes (fetched if the clip lies at an address)."""
-    if isinstance(clip.source, bytes) or "://" not in clip.source:
-        return clip.source
-    try:
-        with xopen(clip.source, "rb") as file:
-            return bytes(file.read())
-    except Exception as error:  # any file system may stand behind an address, each with errors of its own
-        raise AudioError(f"cannot be fetched: {' '.join(str(error).split())[:200]}") from error
 
 
 class Clips(Protocol):
@@ -50,5 +42,38 @@ class Clips(Protocol):
     def block_lengths(self) -> NDArray[np.int64] | None:
         """Number of clips in each block of neighbours that are read together; None if each is read alone."""
 
+    def prefetch(self, blocks: Iterable[int]) -> None:
+        """Begin to fetch these blocks in the background; nothing where there are none."""
+
     def digest(self) -> str:
         """Return a short text that differs if the clips differ, for comparing ranks; reads no audio."""
+
+
+def read_source(clip: RawClip) -> str | bytes | BinaryIO:
+    """Return what the decoder reads: a local path, bytes, or an opened file if the clip lies at an address."""
+    if isinstance(clip.source, bytes) or not is_address(clip.source):
+        return clip.source
+    try:
+        return open_address(clip.source)
+    except (NetworkError, FileNotFoundError) as error:
+        raise AudioError(f"cannot be fetched: {str(error)[:200]}") from error
+
+
+def clip_name(path: str, root: str | Path | None) -> str:
+    """Return the part of a path that is the same wherever the data lie: no root, cache folder or address."""
+    if root is not None and path.startswith(f"{root}/"):
+        return path[len(str(root)) + 1 :]
+    if is_address(path):
+        inner = re.sub(r"^\w+://", "", path.split("::")[0])
+        return (
+            re.sub(r"^(datasets/)?[^/]+/[^/@]+(@[^/]+)?/", "", inner) if path.startswith("hf://") else inner
+        )
+    cached = re.search(r"/(?:snapshots|downloads/extracted)/[0-9a-f]{32,}/(.+)$", path)
+    return cached.group(1) if cached else path
+
+
+def path_and_bytes(value: Any) -> tuple[str | None, bytes | None]:
+    """Return path and content of a value of an audio column: text, bytes, or a mapping with both."""
+    if isinstance(value, Mapping):
+        return value.get("path"), value.get("bytes")
+    return (None, value) if isinstance(value, bytes) else (value, None)

@@ -6,39 +6,121 @@ it twice loses data.
 
 from __future__ import annotations
 
+import logging
+import re
 import signal
+import threading
+import time
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import DataError
-from .audio_dataset import AudioDataset
-from .order import SampleKey, StepBatchSampler, micro_batch_starts
-from .samples import Batch, collate
-from .streaming import SampleStream
+from .network import num_retries
+from .order import micro_batch_starts
+from .samples import Batch, Sample, collate
 
 PREFETCHED_BATCHES = 2  # per worker
+MAX_REPLACEMENTS = 3  # of lost workers, without a batch in between
+# What torch says of a worker that is gone, or does not answer.
+_LOST = re.compile(r"DataLoader worker .* (exited unexpectedly|is killed by signal)|DataLoader timed out")
+_SLOW = re.compile("DataLoader timed out")
+CHECK_SECONDS = 2.0  # how often it is looked whether the workers live, while a batch is waited for
+log = logging.getLogger(__name__)
+
+
+class LostWorker(Exception):
+    """A data worker died, or stopped answering."""
+
+
+class SampleSource(Protocol):
+    """What can be trained on: a sample at each position of an endless stream."""
+
+    def sample_at(self, position: int) -> Sample:
+        """Return a sample; raises DataError if no clip can be used."""
+
+
+class Layout(NamedTuple):
+    """Which positions of the stream a process takes, and in which order."""
+
+    batch_size: int = 1  # of a micro-batch
+    num_processes: int = 1
+    rank: int = 0
+    accumulation_steps: int = 1
+    start_position: int = 0
+    num_steps: int | None = None  # None: endless
 
 
 class BatchLoader:
-    """Iterates over the `Batch`es of one process; raises DataError when no usable clip is found."""
+    """Iterates over the `Batch`es of one process; raises DataError when no usable clip is found.
 
-    def __init__(self, loader: DataLoader[Batch]) -> None:
-        self.loader = loader
+    Workers that die, or give nothing for `timeout_seconds`, are replaced, and the batches go on where they were: at
+    most `MAX_REPLACEMENTS` times in a row.
+    """
+
+    def __init__(self, source: SampleSource, layout: Layout, timeout_seconds: float, **options: Any) -> None:
+        self.source, self.layout, self.timeout_seconds, self.options = source, layout, timeout_seconds, options
+        self._workers: set[BaseProcess] = set()
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
-            if (
-                batch.error is not None
-            ):  # raised here, since an exception from a worker arrives as a page of traceback
-                raise DataError(batch.error)
+        delivered = lost_in_a_row = 0
+        while True:
+            try:
+                for batch in self._open(delivered):
+                    delivered, lost_in_a_row = delivered + 1, 0
+                    yield _checked(batch)
+                return
+            except LostWorker as error:
+                self._end_workers()
+                lost_in_a_row += 1
+                if lost_in_a_row > MAX_REPLACEMENTS:
+                    raise DataError(_lost_message(error)) from error
+                log.warning("a data worker was lost (%s): others take over", error)
+
+    def _open(self, first: int) -> Iterator[Batch]:
+        """Yield from micro-batch `first` on; raises LostWorker."""
+        batches = self._start(DataLoader(_Batches(self.source, self.layout, first), **self.options))
+        waiting_since = time.monotonic()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not _LOST.search(str(error)):
+                    raise
+                if _SLOW.search(str(error)) and time.monotonic() - waiting_since < self.timeout_seconds:
+                    continue  # the workers were looked after; they live
+                raise LostWorker(" ".join(str(error).split())[:200]) from error
             yield batch
+            waiting_since = time.monotonic()
+
+    def _start(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
+        """Start the workers, without torch's handler of SIGCHLD.
+
+        It raises wherever the main thread is, in the middle of an update too. Without it the loss is noticed within
+        `CHECK_SECONDS` of waiting for a batch.
+        """
+        previous, before = signal.getsignal(signal.SIGCHLD), set(active_children())
+        batches = iter(loader)
+        self._workers = set(active_children()) - before
+        if threading.current_thread() is threading.main_thread() and previous is not None:
+            signal.signal(signal.SIGCHLD, previous)
+        return batches
+
+    def _end_workers(self) -> None:
+        """End what is left of the workers: one that is stopped hears nothing but SIGKILL."""
+        for worker in self._workers:
+            worker.kill()
 
 
 def make_loader(
-    dataset: AudioDataset,
+    source: SampleSource,
     batch_size: int,
     *,
     num_processes: int = 1,
@@ -54,66 +136,62 @@ def make_loader(
     batches a step.
 
     Endless if `num_steps` is None. The global batch of a step depends on its size alone. `pin_memory` None:
-    where there is a GPU. A worker that stops without dying raises an error after `timeout_seconds`
-    (map-style; a resumed stream may take long to skip).
+    where there is a GPU. A worker that gives no batch for `timeout_seconds` is replaced.
     """
-    layout = (batch_size, num_processes, rank, accumulation_steps, start_position, num_steps)
-    batches: Dataset[Any] = (
-        _StreamedBatches(dataset, layout) if dataset.streaming else _IndexedBatches(dataset)
-    )
-    sampler = None if dataset.streaming else StepBatchSampler(len(dataset), dataset.windows.seed, *layout)
-    loader = DataLoader(
-        batches,
-        sampler=sampler,
-        batch_size=None,  # the sampler yields whole micro-batches, and so does the stream
+    if not 0 <= rank < num_processes:
+        raise ValueError(f"rank must lie in 0..{num_processes - 1}, not {rank}")
+    return BatchLoader(
+        source,
+        Layout(batch_size, num_processes, rank, accumulation_steps, start_position, num_steps),
+        timeout_seconds,
+        batch_size=None,  # whole micro-batches come out of the workers
         num_workers=num_workers,
         prefetch_factor=PREFETCHED_BATCHES if num_workers else None,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-        timeout=timeout_seconds if num_workers and not dataset.streaming else 0,
+        timeout=min(CHECK_SECONDS, timeout_seconds) if num_workers else 0,
         worker_init_fn=_start_worker,
         # Without a generator of its own the loader would draw from the global one and shift the model's
         # random numbers.
         generator=torch.Generator(),
     )
-    return BatchLoader(loader)
 
 
-class _IndexedBatches(Dataset[Batch]):
-    """Maps a list of keys to a batch."""
+class _Batches(IterableDataset[Batch]):
+    """Yields the micro-batches of one process from number `first` on, each of K workers every K-th of them."""
 
-    def __init__(self, dataset: AudioDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, keys: list[SampleKey]) -> Batch:
-        try:
-            return collate([self.dataset[key] for key in keys])
-        except DataError as error:
-            return _failed(error)
-
-
-class _StreamedBatches(IterableDataset[Batch]):
-    """Yields the micro-batches of one process from a stream, each of K workers every K-th of them."""
-
-    def __init__(self, dataset: AudioDataset, layout: tuple[int, int, int, int, int, int | None]) -> None:
-        self.dataset = dataset
-        self.layout = layout
+    def __init__(self, source: SampleSource, layout: Layout, first: int) -> None:
+        self.source, self.layout, self.first = source, layout, first
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        first, every = (worker.id, worker.num_workers) if worker else (0, 1)
-        stream = SampleStream(self.dataset.windows, self.dataset.stream_clips)
-        try:
-            for number, start in enumerate(micro_batch_starts(*self.layout)):
-                if number % every == first:
-                    stream.skip_to(start)
-                    yield collate([stream.next_sample() for _ in range(self.layout[0])])
-        except DataError as error:
-            yield _failed(error)
+        own, every = (worker.id, worker.num_workers) if worker else (0, 1)
+        for start in islice(micro_batch_starts(*self.layout), self.first + own, None, every):
+            retries = num_retries()
+            try:
+                samples = [self.source.sample_at(start + row) for row in range(self.layout.batch_size)]
+            except DataError as error:
+                yield _failed(error)
+                return
+            yield collate(samples)._replace(num_retries=num_retries() - retries)
 
 
 def _failed(error: DataError) -> Batch:
     """Return the batch that carries an error to the main process."""
-    return Batch(torch.empty(0), [], 0, [], str(error))
+    return Batch(torch.empty(0), [], 0, [], [], error=str(error))
+
+
+def _checked(batch: Batch) -> Batch:
+    """Raise the error of a batch here: an exception from a worker arrives as a page of traceback."""
+    if batch.error is not None:
+        raise DataError(batch.error)
+    return batch
+
+
+def _lost_message(error: LostWorker) -> str:
+    return (
+        f"data workers were lost {MAX_REPLACEMENTS + 1} times in a row ({error}): look for "
+        "a lack of memory, or set data.num_workers to 0 to see the error itself"
+    )
 
 
 def _start_worker(worker_id: int) -> None:

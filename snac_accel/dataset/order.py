@@ -13,14 +13,13 @@ Numbers are raw words of the Philox generator, whose stream NumPy guarantees for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-PERMUTATION, SAMPLE, SHUFFLE, WINDOW = 0, 1, 2, 3  # purposes, so that draws for one never repeat those for another
+PERMUTATION, SAMPLE, SHUFFLE, WINDOW, BLOCKS, MIXTURE = range(6)  # purposes, so that draws for one never repeat those for another
 _WORD = 2**64
 
 
@@ -65,16 +64,73 @@ def _fractions(words: NDArray[np.uint64]) -> list[float]:
     return ((words >> np.uint64(11)) * 2.0**-53).tolist()
 
 
-@lru_cache(maxsize=4)
-def epoch_order(num_clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the permutation (num_clips,) of clip indices in which an epoch takes them."""
-    return np.argsort(draw_words(num_clips, PERMUTATION, seed, epoch), kind="stable")
+class Epoch(NamedTuple):
+    """The order in which one epoch takes the clips."""
+
+    clips: NDArray[np.int64]  # (num_clips,): the clip at each position
+    blocks: NDArray[np.int64]  # the blocks in the order in which they are needed; none where clips have no blocks
+    pool_of_block: NDArray[np.int64]  # of these blocks, rising
+    pool_ends: NDArray[np.int64]  # position at which each pool ends
 
 
-def key_at(stream_position: int, num_clips: int, seed: int) -> SampleKey:
-    """Return the sample at a position of the endless stream."""
-    epoch, position = divmod(stream_position, num_clips)
-    return SampleKey(epoch, position, int(epoch_order(num_clips, seed, epoch)[position]))
+class ClipOrder:
+    """The clip at each position of an endless stream: epoch after epoch, each holding every clip once.
+
+    Without blocks an epoch is a permutation of all clips. With `block_lengths` (clips in each block of neighbours
+    that are read together) the blocks are permuted, and the clips are then permuted within pools of successive
+    blocks, each of about `pool_size` clips or more: all clips of a pool are needed at about the same time, those of
+    other pools are not.
+    """
+
+    def __init__(
+        self, num_clips: int, seed: int, block_lengths: NDArray[np.int64] | None = None, pool_size: int = 1000
+    ) -> None:
+        if num_clips < 1:
+            raise ValueError(f"num_clips must be at least 1, not {num_clips}")
+        if block_lengths is not None and int(block_lengths.sum()) != num_clips:
+            raise ValueError(f"the blocks hold {int(block_lengths.sum())} clips, not {num_clips}")
+        self.num_clips, self.seed, self.pool_size = num_clips, seed, pool_size
+        self.block_lengths = block_lengths
+        self._epochs: dict[int, Epoch] = {}
+
+    def key_at(self, stream_position: int) -> SampleKey:
+        """Return the sample at a position of the endless stream."""
+        epoch, position = divmod(stream_position, self.num_clips)
+        return SampleKey(epoch, position, int(self.epoch(epoch).clips[position]))
+
+    def epoch(self, number: int) -> Epoch:
+        """Return the order of an epoch; the last two are kept."""
+        if number not in self._epochs:
+            if len(self._epochs) > 1:
+                self._epochs.pop(min(self._epochs))
+            self._epochs[number] = self._compute(number)
+        return self._epochs[number]
+
+    def _compute(self, number: int) -> Epoch:
+        words = draw_words(self.num_clips, PERMUTATION, self.seed, number)
+        none = np.empty(0, dtype=np.int64)
+        if self.block_lengths is None:
+            return Epoch(np.argsort(words, kind="stable"), none, none, none)
+        blocks = np.argsort(draw_words(len(self.block_lengths), BLOCKS, self.seed, number), kind="stable")
+        lengths = self.block_lengths[blocks]
+        starts = np.cumsum(lengths) - lengths
+        _, pool_of_block = np.unique(starts // self.pool_size, return_inverse=True)
+        pool_by_number = np.empty_like(pool_of_block)
+        pool_by_number[blocks] = pool_of_block
+        clips = np.lexsort((words, np.repeat(pool_by_number, self.block_lengths)))
+        return Epoch(clips, blocks, pool_of_block, np.cumsum(np.bincount(pool_of_block, weights=lengths).astype(np.int64)))
+
+    def pool_at(self, key: SampleKey) -> tuple[int, int]:
+        """Return (epoch, pool) of a sample."""
+        return key.epoch, int(np.searchsorted(self.epoch(key.epoch).pool_ends, key.position, side="right"))
+
+    def blocks_of_pools(self, epoch: int, first: int, count: int) -> list[int]:
+        """Return the blocks of `count` pools from `first` on, in the order in which they are needed."""
+        order, found = self.epoch(epoch), []
+        for pool in range(first, min(first + count, len(order.pool_ends))):
+            found += order.blocks[order.pool_of_block == pool].tolist()
+        left = first + count - len(order.pool_ends)
+        return found + (self.blocks_of_pools(epoch + 1, 0, left) if left > 0 else [])
 
 
 def micro_batch_starts(
@@ -95,36 +151,3 @@ def micro_batch_starts(
         for micro_batch in range(accumulation_steps):
             before = step * micro_batches + micro_batch * num_processes + rank
             yield start_position + before * batch_size
-
-
-class StepBatchSampler:
-    """Iterates over the micro-batches (lists of `SampleKey`) of one process, from `start_position` of the stream on.
-
-    `num_steps` steps, endless if None; each step is `accumulation_steps` micro-batches of `batch_size`
-    samples.
-    """
-
-    def __init__(
-        self,
-        num_clips: int,
-        seed: int = 0,
-        batch_size: int = 1,
-        num_processes: int = 1,
-        rank: int = 0,
-        accumulation_steps: int = 1,
-        start_position: int = 0,
-        num_steps: int | None = None,
-    ) -> None:
-        if num_clips < 1:
-            raise ValueError(f"num_clips must be at least 1, not {num_clips}")
-        if not 0 <= rank < num_processes:
-            raise ValueError(f"rank must lie in 0..{num_processes - 1}, not {rank}")
-        self.num_clips, self.seed, self.batch_size = num_clips, seed, batch_size
-        self.layout = (batch_size, num_processes, rank, accumulation_steps, start_position, num_steps)
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        for start in micro_batch_starts(*self.layout):
-            yield [
-                key_at(position, self.num_clips, self.seed)
-                for position in range(start, start + self.batch_size)
-            ]

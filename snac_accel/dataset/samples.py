@@ -6,7 +6,7 @@ Shapes: B batch, T samples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Failure(NamedTuple):
     name: str
     reason: str
     kind: str  # BAD counts against the run, SHORT does not
+    source: int = 0  # its number in the mixture
 
 
 class Sample(NamedTuple):
@@ -32,6 +33,7 @@ class Sample(NamedTuple):
     name: str  # of the clip
     num_padding: int  # zeros appended because the clip is shorter than the window
     failures: list[Failure]  # clips tried before this one
+    source: int = 0  # its number in the mixture
 
 
 class Batch(NamedTuple):
@@ -41,6 +43,8 @@ class Batch(NamedTuple):
     names: list[str]
     num_padding: int  # samples, of all rows together
     failures: list[Failure]
+    sources: list[int]  # of each row: its number in the mixture
+    num_retries: int = 0  # requests that the network made necessary
     error: str | None = None
 
 
@@ -51,6 +55,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         names=[sample.name for sample in samples],
         num_padding=sum(sample.num_padding for sample in samples),
         failures=[failure for sample in samples for failure in sample.failures],
+        sources=[sample.source for sample in samples],
     )
 
 
@@ -71,7 +76,7 @@ class BadSamples:
         self.last_failure: Failure | None = None
         self._reported = set(reported)
 
-    def add(self, batch: Batch) -> list[dict[str, str]]:
+    def add(self, batch: Batch) -> list[dict[str, Any]]:
         """Count a batch; return a record (name, reason, kind) of each clip that failed for the first time."""
         bad = [failure for failure in batch.failures if failure.kind == BAD]
         self.num_tries += len(batch.names) + len(batch.failures)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from ..audio import AudioError, AudioReader, apply_gain
 from ..errors import DataError
 from .audio_dataset import AudioDataset
+from .clips import RawClip, read_source
 from .hold_out import name_hash
 from .samples import BAD, Failure
-from .clips import RawClip, read_source
+
+MAX_BLOCKS = 8  # of a stream that are fetched for its validation clips
 
 
 class Clip(NamedTuple):
@@ -24,39 +27,53 @@ class Clip(NamedTuple):
     audio: Tensor  # (1, T) float32, T differs from clip to clip
 
 
+class ChosenClip(NamedTuple):
+    """A clip of one of the sources."""
+
+    name: str
+    dataset: AudioDataset
+    place: RawClip | int  # its number, or, from a stream, the clip itself, kept encoded in memory
+
+
 class ValidationClips:
     """Iterates over the first `max_clip_seconds` of at most `max_clips` clips, decoded one at a time.
 
-    The clips are those whose names have the smallest hashes; of a stream the first ones, kept encoded in
-    memory. `names` lists them. Those that cannot be used are left out, and stand in `failures` after an
-    iteration. Raises DataError if there are none.
+    The clips are those whose names have the smallest hashes; of a stream read by blocks those of a few blocks, of
+    one without an index the first ones. Several sources have equal shares, and their `labels` before the names.
+    `names` lists the clips. Those that cannot be used are left out, and stand in `failures` after an iteration.
+    Raises DataError if a source has none.
     """
 
-    def __init__(self, dataset: AudioDataset, max_clips: int = 64, max_clip_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        datasets: AudioDataset | Sequence[AudioDataset],
+        max_clips: int = 64,
+        max_clip_seconds: float = 10.0,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         self.failures: list[Failure] = []
-        self._dataset = dataset
-        self._max_samples = round(max_clip_seconds * dataset.windows.sampling_rate)
-        self._clips: list[RawClip | int]  # streamed clips, or indices of clips
-        if dataset.streaming:
-            streamed = list(islice(dataset.stream_clips(None), max_clips))
-            self.names = [clip.name for clip in streamed]
-            self._clips = [*streamed]
-        else:
-            names = dataset.clip_names()
-            order = sorted(range(len(names)), key=lambda index: (name_hash(names[index]), index))[:max_clips]
-            self.names = [names[index] for index in order]
-            self._clips = [*order]
+        self._max_clip_seconds = max_clip_seconds
+        datasets = [datasets] if isinstance(datasets, AudioDataset) else datasets
+        self._clips: list[ChosenClip] = []
+        for number, dataset in enumerate(datasets):
+            count = max(1, (max_clips + len(datasets) - 1 - number) // len(datasets))
+            prefix = f"{labels[number]}/" if labels and len(datasets) > 1 else ""
+            chosen = _choose(dataset, count)
+            if not chosen:
+                raise DataError(
+                    f"{dataset.dataset_path!r} leaves no clips for validation: hold out a larger share"
+                )
+            self._clips += [clip._replace(name=prefix + clip.name) for clip in chosen]
 
-        if not self._clips:
-            raise DataError(
-                f"{dataset.dataset_path!r} leaves no clips for validation: hold out a larger share"
-            )
+    @property
+    def names(self) -> list[str]:
+        """The names of the clips."""
+        return [clip.name for clip in self._clips]
 
     def share(self, process_index: int, num_processes: int) -> ValidationClips:
         """Return the share of one process: clip i belongs to process i % num_processes."""
         part = copy(self)
         part.failures = []
-        part.names = self.names[process_index::num_processes]
         part._clips = self._clips[process_index::num_processes]
         return part
 
@@ -67,16 +84,43 @@ class ValidationClips:
     def __iter__(self) -> Iterator[Clip]:
         """Yield the clips that can be used."""
         self.failures = []
-        for clip in self._clips:
-            raw = self._dataset.clip(clip) if isinstance(clip, int) else clip
+        for name, dataset, place in self._clips:
             try:
-                audio = self._read(raw)
+                raw = dataset.clip(place) if isinstance(place, int) else place
+                audio = self._read(raw, dataset.windows.sampling_rate)
             except AudioError as error:
-                self.failures.append(Failure(raw.name, str(error), BAD))
+                self.failures.append(Failure(name, str(error), BAD))
             else:
-                yield Clip(raw.name, audio.unsqueeze(0))
+                yield Clip(name, audio.unsqueeze(0))
 
-    def _read(self, clip: RawClip) -> Tensor:
+    def _read(self, clip: RawClip, sampling_rate: int) -> Tensor:
         """Return the beginning of a clip (T,)."""
-        with AudioReader(read_source(clip), self._dataset.windows.sampling_rate) as reader:
-            return apply_gain(reader.read(0, self._max_samples))
+        with AudioReader(read_source(clip), sampling_rate) as reader:
+            return apply_gain(reader.read(0, round(self._max_clip_seconds * sampling_rate)))
+
+
+def _choose(dataset: AudioDataset, count: int) -> list[ChosenClip]:
+    """Return at most `count` clips of a source."""
+    if not dataset.indexed:
+        streamed = islice(dataset.stream_clips(None), count)
+        return [ChosenClip(clip.name, dataset, clip) for clip in streamed]
+    if dataset.block_lengths is None:
+        names = dataset.clip_names()
+        order = sorted(range(len(names)), key=lambda index: (name_hash(names[index]), index))
+        return [ChosenClip(names[index], dataset, index) for index in order[:count]]
+    clips = [dataset.clip(index) for index in _spread(dataset.block_lengths, count)]
+    return [ChosenClip(clip.name, dataset, clip) for clip in clips]
+
+
+def _spread(lengths: np.ndarray, count: int) -> list[int]:
+    """Return the numbers of `count` clips that lie spread over a few blocks, chosen by the blocks' numbers alone."""
+    ends = np.cumsum(lengths)
+    blocks = sorted(range(len(lengths)), key=lambda block: name_hash(str(block)))[:MAX_BLOCKS]
+    found: list[int] = []
+    while len(found) < count and blocks:
+        share = -(-(count - len(found)) // len(blocks))
+        block = blocks.pop()
+        number = min(share, int(lengths[block]))
+        offsets = np.linspace(0, int(lengths[block]) - 1, number).astype(int)
+        found += (int(ends[block]) - int(lengths[block]) + np.unique(offsets)).tolist()
+    return sorted(found[:count])

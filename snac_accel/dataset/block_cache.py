@@ -1,0 +1,127 @@
+"""Blocks of clips on the local disk: fetched once per machine, shared by its processes, kept to a bounded size.
+
+    FOLDER/NAME.arrow         one block: an Arrow file, mapped into memory by whoever reads it
+    FOLDER/locks/             one process fetches, the others wait; a lock dies with its holder
+
+A block that was removed is fetched again when it is asked for: the size changes what is read, never what is trained on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+import datasets
+import pyarrow
+from filelock import FileLock
+
+from ..errors import DataError
+from ..files import TEMPORARY_PREFIX
+
+DEFAULT_BYTES = 10 * 10**9
+NUM_LOCKS = 16  # names share them, so a machine fetches at most so many blocks at a time
+Writer = Callable[[pyarrow.NativeFile], None]
+
+
+def default_folder() -> Path:
+    """Return a folder in the cache of `datasets`, which people already keep on a large disk (HF_HOME)."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "snac_accel_blocks"
+
+
+@dataclass(frozen=True)
+class BlockCache:
+    """A folder of blocks by name."""
+
+    folder: Path
+    max_bytes: int = DEFAULT_BYTES
+
+    @classmethod
+    def default(cls) -> BlockCache:
+        """Return the one in the cache of `datasets`."""
+        return cls(default_folder())
+
+    def get(self, name: str, write: Writer) -> pyarrow.Table:
+        """Return block `name`, mapped from the disk; `write` fetches it into an open file if it is not there."""
+        while True:
+            table = self._read(name)
+            if table is None:
+                self._add(name, write)
+            else:
+                return table
+
+    def prepare(self, name: str, write: Writer) -> None:
+        """Fetch block `name` unless it is there."""
+        if not self._path(name).exists():
+            self._add(name, write)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.arrow"
+
+    def _read(self, name: str) -> pyarrow.Table | None:
+        path = self._path(name)
+        try:
+            with suppress(OSError):
+                os.utime(path)  # the least recently read go first
+            with pyarrow.memory_map(str(path)) as file:
+                return pyarrow.ipc.open_file(file).read_all()
+        except FileNotFoundError:
+            return None
+        except (pyarrow.ArrowInvalid, OSError):  # damaged by something else: a whole one takes its place
+            with suppress(OSError):
+                path.unlink()
+            return None
+
+    def _add(self, name: str, write: Writer) -> None:
+        with self._lock(name):
+            if self._path(name).exists():
+                return
+            temporary = self.folder / f"{TEMPORARY_PREFIX}{name}-{os.getpid()}"
+            try:
+                with pyarrow.OSFile(str(temporary), "wb") as file:
+                    write(file)
+                os.replace(temporary, self._path(name))
+            except OSError as error:
+                if error.errno is None:  # of the network, not of this folder
+                    raise
+                raise self._unwritable(error) from error
+            finally:
+                temporary.unlink(missing_ok=True)
+        self._shrink(keep=name)
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        """Hold the lock of this name."""
+        locks = self.folder / "locks"
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / str(crc32(name.encode()) % NUM_LOCKS))
+            lock.acquire()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _unwritable(self, error: OSError) -> DataError:
+        reason = error.strerror or str(error)
+        return DataError(f"{self.folder}, where parts of the stream are kept, cannot be written: {reason}; set data.cache_dir")
+
+    def _shrink(self, keep: str) -> None:
+        """Remove the blocks read longest ago until the rest fits."""
+        files = []
+        for path in self.folder.glob("*.arrow"):
+            with suppress(OSError):  # removed by another process
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self.max_bytes:
+                return
+            if path != self._path(keep):
+                path.unlink(missing_ok=True)
+                total -= size
