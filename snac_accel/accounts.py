@@ -14,52 +14,61 @@ BAD_SAMPLES_FILE = "bad_samples.jsonl"
 
 
 class SourceAccounts:
-    """Counts by source, of this process and, from `take` on, of all of them together, since the process started."""
+    """Counts of windows and bad clips by source; `totals` are those of the whole run, which a checkpoint holds."""
 
-    def __init__(self, names: Sequence[str], max_bad_fraction: float, logs: Path, rank: int = 0) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        max_bad_fraction: float,
+        logs: Path,
+        rank: int = 0,
+        totals: dict[str, dict[str, int]] | None = None,
+    ) -> None:
         self.names = list(names)
+        self.totals = {} if totals is None else totals  # over all ranks
+        for name in self.names:
+            self.totals.setdefault(name, {"windows": 0, "bad_clips": 0})
         self.bad = BadSamples(max_bad_fraction, reported_before(bad_samples_file(logs, rank)))
-        self._own_windows = [0] * len(self.names)  # since the last `take`
-        self._own_bad = [0] * len(self.names)
-        self.windows = [0] * len(self.names)  # over all ranks
-        self.bad_clips = [0] * len(self.names)
-        self.num_tries = 0
+        self._own = self._zeros()  # of this rank, since the last `take`
+        self._tries = self._bad = 0  # over all ranks, since this process started
+
+    def _zeros(self) -> list[list[int]]:
+        return [[0, 0] for _ in self.names]  # windows and bad clips of each source
 
     def add(self, batches: Sequence[Batch]) -> list[dict[str, Any]]:
         """Count the micro-batches of a step; return a record of each clip that failed for the first time."""
         for batch in batches:
             for source in batch.sources:
-                self._own_windows[source] += 1
+                self._own[source][0] += 1
             for failure in batch.failures:
-                self._own_bad[failure.source] += failure.kind == BAD
+                self._own[failure.source][1] += failure.kind == BAD
         records = [record for batch in batches for record in self.bad.add(batch)]
         return [{**record, "source": self.names[record["source"]]} for record in records]
 
     def own_numbers(self) -> list[int]:
-        """Return what this process counted since the last `take`, to be summed over the ranks."""
-        return [self.bad.num_tries, *self._own_windows, *self._own_bad]
+        """Return what this rank counted since the last `take`, to be summed over the ranks."""
+        return [self.bad.num_tries, self.bad.num_bad, *(number for pair in self._own for number in pair)]
 
     def take(self, numbers: Sequence[int]) -> int:
         """Take the sums over the ranks of everybody's `own_numbers`; return the number of new bad clips."""
-        self.num_tries, *rest = numbers
-        windows, bad = rest[: len(self.names)], rest[len(self.names) :]
-        self.windows = [total + new for total, new in zip(self.windows, windows, strict=True)]
-        self.bad_clips = [total + new for total, new in zip(self.bad_clips, bad, strict=True)]
-        self._own_windows, self._own_bad = [0] * len(self.names), [0] * len(self.names)
-        return sum(bad)
+        self._tries, self._bad, *pairs = numbers
+        for name, windows, bad in zip(self.names, pairs[::2], pairs[1::2], strict=True):
+            self.totals[name]["windows"] += windows
+            self.totals[name]["bad_clips"] += bad
+        self._own = self._zeros()
+        return sum(pairs[1::2])
 
     def stop_message(self) -> str | None:
         """Return why the run should stop, or None; the same on all ranks."""
-        return self.bad.stop_message(sum(self.bad_clips), self.num_tries)
+        return self.bad.stop_message(self._bad, self._tries)
 
     def scalars(self) -> dict[str, float]:
         """Return share of the windows and number of bad clips of each source, if there are several."""
         if len(self.names) == 1:
             return {}
-        total = max(sum(self.windows), 1)
-        shares = {f"data/{n}/share": w / total for n, w in zip(self.names, self.windows, strict=True)}
-        bad = {f"data/{n}/bad_clips": b for n, b in zip(self.names, self.bad_clips, strict=True)}
-        return {**shares, **bad}
+        total = max(sum(self.totals[name]["windows"] for name in self.names), 1)
+        shares = {f"data/{name}/share": self.totals[name]["windows"] / total for name in self.names}
+        return shares | {f"data/{name}/bad_clips": self.totals[name]["bad_clips"] for name in self.names}
 
 
 def bad_samples_file(logs: Path, rank: int) -> Path:

@@ -83,6 +83,7 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     state.step = int(progress["step"])
     state.position = int(progress["position"])
     state.counters.update(progress["counters"])
+    state.sources.update(progress.get("sources", {}))
     if progress["scaler"]:  # empty unless the run was in float16
         state.scaler.load_state_dict(progress["scaler"])
     return manifest

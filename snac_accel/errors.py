@@ -20,6 +20,10 @@ class DataError(UserError):
     """A dataset is missing, empty, unreadable, or lacks the named column or split."""
 
 
+class NoAudioError(DataError):
+    """A dataset is there, but the column that should hold its audio is missing or holds something else."""
+
+
 class CheckpointError(UserError):
     """A checkpoint or model folder is missing, damaged, or belongs to another model or run."""
 

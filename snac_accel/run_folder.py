@@ -31,7 +31,7 @@ HARMLESS = {
     "training.num_iterations", "training.save_interval", "training.log_interval", "training.validation_interval",
     "training.non_finite_limit", "training.batch_size", "training.gradient_accumulation_steps",
     "training.global_batch_size", "training.mixed_precision", "training.matmul_precision", "training.tf32_convolutions",
-    "data.num_workers", "data.max_bad_fraction",
+    "data.num_workers", "data.max_bad_fraction", "data.cache_dir", "data.cache_gigabytes", "data.steps_per_epoch",
     "validation.max_clips", "validation.max_clip_seconds", "validation.num_samples",
 }  # fmt: skip
 HARMLESS_SECTIONS = {"checkpoint", "distributed", "tracking", "paths"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,7 @@ class TrainState:
     step: int = 0  # global batches consumed
     position: int = 0  # windows consumed, over all ranks: where the stream of samples goes on
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)  # windows and bad clips of each source
 
     def models(self) -> list[nn.Module]:
         """All networks, generator first."""
@@ -50,5 +52,6 @@ class TrainState:
             "step": self.step,
             "position": self.position,
             "counters": dict(self.counters),
+            "sources": copy.deepcopy(self.sources),
             "scaler": self.scaler.state_dict(),
         }

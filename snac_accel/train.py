@@ -25,6 +25,7 @@ from .codebook import CodebookUsage
 from .config import TrainingConfig, to_dict, validate
 from .dataset import AudioDataset, Batch, Mixture, ValidationClips, make_loader
 from .discriminators import DISCRIMINATORS
+from .doctor import quick_check
 from .generator import TrainableSNAC, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator, release
 from .optimizers import setup_optimizers
@@ -189,8 +190,11 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
     tracking.say(introduction(config, generator, discriminators, folder, processes))
     for line in [*describe_data(training, config, global_batch_size), *filter(None, [promise])]:
         tracking.say(line)
+    if accelerator.is_main_process:
+        for finding in quick_check(training, config):
+            tracking.say(str(finding))
     accounts = SourceAccounts(
-        training.names, config.data.max_bad_fraction, folder.logs, accelerator.process_index
+        training.names, config.data.max_bad_fraction, folder.logs, accelerator.process_index, state.sources
     )
     return Session(
         config,

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import pytest
 
 from snac_accel import cli
+from snac_accel.cli.doctor import doctor_parser
+from snac_accel.cli.flags import config_parser, read_config
 from snac_accel.config import DATASET_CONFIGS, MODEL_CONFIGS, TrainingConfig, describe_model
 from snac_accel.config.text import ENVIRONMENT_PREFIX
 
@@ -27,6 +29,9 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>\w+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+
+
+PARSERS = {"doctor": doctor_parser}  # of commands with flags of their own
 
 
 class Block(NamedTuple):
@@ -84,8 +89,8 @@ def read(arguments: list[str]) -> TrainingConfig | None:
     if command == "export":
         assert len(flags) == 2
         return None
-    parser = cli.config_parser(command, "")
-    return cli.read_config(parser.parse_known(flags))
+    parser = PARSERS[command]() if command in PARSERS else config_parser(command, "")
+    return read_config(parser.parse_known(flags))
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Pure signal functions: windows of clips, their level and phase, spectra of batches.
 
-`handles` opens files, `decoding` decodes ranges of them, `reading` cuts and resamples windows, `augmentation` changes them, `spectra`
-transforms batches of audio.
+`handles` opens files, `decoding` decodes ranges of them, `reading` cuts and resamples windows, `augmentation`
+changes these, `spectra` transforms batches of audio.
 """
 
 from .augmentation import Change, apply_gain, augment, loudness, rotate_phase

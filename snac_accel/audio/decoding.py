@@ -23,6 +23,9 @@ MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 4_000, 384_000  # Hz; outside, a header i
 MAX_CHANNELS = 8
 MAX_FRAMES = 2**40  # libsndfile gives about 2**63 for a length that it does not know
 MAX_PAGE_BYTES = 65_307  # of a page in an Ogg file, by its specification
+# A frame of an mp3 may hold its data in up to 511 bytes of the frames before it, which are 9 at the lowest bitrate
+# (255 bytes, 23 half as long frames, up to 24 kHz). libmpg123 itself goes back by 4 after a seek.
+MP3_BACK_FRAMES = 12 * 1152
 MAX_PAGE_FRAMES = 2**21  # a page ends at most 255 packets, of at most 8192 frames each
 
 
@@ -66,15 +69,16 @@ class AudioFile(AbstractContextManager["AudioFile"]):
     def decode(self, start: int, count: int) -> NDArray[np.float32]:
         """Return `count` frames (T, C) from `start`, fewer where the file ends early."""
         with self._errors(f"decoded at frame {start}"):
+            if self._file.format == "MP3":
+                with _quiet():
+                    return self._decode_from(max(0, start - MP3_BACK_FRAMES), start, count)
             if self._file.subtype == "VORBIS" and start > self._last_page_start():
-                return self._decode_last_page(start, count)
-            with _quiet() if self._file.format == "MP3" else nullcontext():
-                self._file.seek(start)
-                return np.asarray(self._file.read(count, dtype="float32", always_2d=True))
+                # A seek into the last page, since that is cut, arrives too late.
+                return self._decode_from(max(0, self._last_page_start() - 4096), start, count)
+            return self._decode_from(start, start, count)
 
-    def _decode_last_page(self, start: int, count: int) -> NDArray[np.float32]:
-        """Return frames of the last page of an Ogg Vorbis file: a seek into it, since it is cut, arrives too late."""
-        begin = max(0, self._last_page_start() - 4096)
+    def _decode_from(self, begin: int, start: int, count: int) -> NDArray[np.float32]:
+        """Return `count` frames from `start`, decoding from `begin` on, where a seek to `start` is not exact."""
         if start - begin > MAX_PAGE_FRAMES:
             raise AudioError("has a damaged last page")
         self._file.seek(begin)

@@ -29,6 +29,8 @@ def open_handle(source: str | Path | bytes | BinaryIO) -> Descriptor | Memory | 
 class Descriptor:
     """A regular file on disk. It is opened once, so that one path being replaced cannot give two files."""
 
+    handle = -1
+
     def __init__(self, path: str | Path) -> None:
         try:
             # Without O_NONBLOCK, opening a pipe would wait for ever.
@@ -62,7 +64,11 @@ class Descriptor:
         """Raise what went wrong below libsndfile: nothing, it reads the descriptor itself."""
 
     def close(self) -> None:
-        os.close(self.handle)
+        if self.handle >= 0:
+            os.close(self.handle)
+        self.handle = -1
+
+    __del__ = close  # of a clip that was not opened by `with`
 
 
 class Memory(io.BytesIO):
@@ -71,7 +77,8 @@ class Memory(io.BytesIO):
     def __init__(self, content: bytes) -> None:
         if not content:
             raise AudioError("is empty (0 bytes)")
-        super().__init__(content)
+        super().__init__(content)  # shared, not copied
+        self._content = content
         self.handle = self
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -83,11 +90,11 @@ class Memory(io.BytesIO):
 
     def head(self, num_bytes: int) -> bytes:
         """Return the first bytes."""
-        return bytes(self.getbuffer()[:num_bytes])
+        return self._content[:num_bytes]
 
     def tail(self, num_bytes: int) -> bytes:
         """Return the last bytes."""
-        return bytes(self.getbuffer()[-num_bytes:])
+        return self._content[-num_bytes:]
 
     def check(self) -> None:
         """Raise what went wrong below libsndfile: nothing can."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from .. import __version__
 from ..config.messages import nearest, one_line, show
 from ..errors import ConfigError, UserError
+from .doctor import doctor
 from .training import EXIT_OK, export, show_config, train
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
@@ -53,6 +54,7 @@ def _overview() -> str:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "doctor": doctor,
     "show-config": show_config,
     "export": export,
 }

@@ -21,7 +21,7 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, NoAudioError
 from .block_cache import BlockCache
 from .clips import RawClip, clip_name, path_and_bytes
 from .network import NetworkError, file_info, is_address, open_address
@@ -120,12 +120,12 @@ class ParquetClips:
         schema = _schema(self.footers[0].path)
         for column in filter(None, (self.audio_column, self.speaker_column)):
             if column not in schema.names:
-                raise DataError(f"{dataset_path!r} has no column {column!r}; there are: {', '.join(schema.names)}")
+                raise NoAudioError(f"{dataset_path!r} has no column {column!r}; there are: {', '.join(schema.names)}")
         kind = schema.field(self.audio_column).type
         if pyarrow.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
             return
         if not (_is_text(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
-            raise DataError(f"column {self.audio_column!r} of {dataset_path!r} holds no audio: it is of type {kind}")
+            raise NoAudioError(f"column {self.audio_column!r} of {dataset_path!r} holds no audio: it is of type {kind}")
 
     def _block(self, block: int) -> pyarrow.Table:
         if block not in self._opened:

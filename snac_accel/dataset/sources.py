@@ -20,7 +20,7 @@ from datasets.packaged_modules.folder_based_builder.folder_based_builder import 
 from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 
-from ..errors import DataError
+from ..errors import DataError, NoAudioError
 from .block_cache import BlockCache
 from .clips import Clips, path_and_bytes
 from .folder import is_audio, list_files, open_audio_folder, split_of
@@ -257,7 +257,7 @@ def _undecoded(request: Request, rows: Any, names: Sequence[str]) -> Any:
     wanted = [request.audio_column] + ([request.speaker_column] if request.speaker_column else [])
     for column in wanted:
         if column not in names:
-            raise DataError(f"{request.path!r} has no column {column!r}; there are: {', '.join(names)}")
+            raise NoAudioError(f"{request.path!r} has no column {column!r}; there are: {', '.join(names)}")
     rows = rows.select_columns(wanted)
     if isinstance((rows.features or {}).get(request.audio_column), datasets.Audio):
         rows = rows.cast_column(request.audio_column, StoredAudio(decode=False))
@@ -270,7 +270,7 @@ def _check_audio(request: Request, rows: Any, root: str | None) -> None:
     if not values:
         raise DataError(f"{request.path!r} holds no clips in split {request.split!r}")
     if not any(_is_file(value, root) for value in values):
-        raise DataError(
+        raise NoAudioError(
             f"column {request.audio_column!r} of {request.path!r} holds no audio: "
             f"its first value is {str(values[0])[:60]!r}"
         )

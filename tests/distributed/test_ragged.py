@@ -137,7 +137,7 @@ def test_ranks_that_see_other_clips_end_with_one_line(
         copy_clips(demo_folder, tmp_path / name / "speech", number)
     first, second = ends([tmp_path / "first", tmp_path / "second"], tmp_path / "run", streaming=streaming)
     assert first == second and "\n" not in first
-    assert first.startswith("ConfigError: the ranks differ in the training data: 7 clips")
+    assert first.startswith("ConfigError: the ranks differ in the training data of 'speech': 7 clips")
     assert "6 clips" in first and "on rank 1" in first
     assert not (tmp_path / "run").exists(), "nothing is created for a run that cannot begin"
 
