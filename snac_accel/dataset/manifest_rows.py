@@ -11,13 +11,10 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
-
 from ..errors import DataError
-from .network import is_address
+from .network import is_address, open_address
 
 DELIMITERS = ",\t;|"
 
@@ -31,10 +28,9 @@ class Row(NamedTuple):
 
 def read_rows(path: str) -> Iterator[Row]:
     """Yield the rows of a manifest of any kind."""
+    source = open_address(path) if is_address(path) else open(path, "rb")
     # `newline=""`: quoted fields of CSV may hold line breaks.
-    with fsspec.open(
-        path if is_address(path) else str(Path(path).absolute()), "rt", encoding="utf-8-sig", newline=""
-    ) as file:
+    with io.TextIOWrapper(source, encoding="utf-8-sig", newline="") as file:
         if path.lower().endswith((".csv", ".tsv")):
             yield from _csv_rows(path, file)
         else:

@@ -16,7 +16,7 @@ import pyarrow
 from ..errors import DataError
 from .folder import split_of
 from .manifest_rows import Row, read_rows
-from .network import is_address
+from .network import NetworkError, is_address
 from .source_errors import no_split
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -52,7 +52,7 @@ def open_manifest(path: str, split: str = "train", audio_column: str = "audio") 
         while batch := list(islice(rows, ROWS_AT_A_TIME)):
             column = column or _audio_column(path, audio_column, batch)
             batches.append(_columns(path, column, audio_column, batch))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error, NetworkError) as error:
         raise DataError(f"{path!r} cannot be read: {' '.join(str(error).split())[:200]}") from error
     if not batches:
         raise DataError(f"{path!r} holds no rows")

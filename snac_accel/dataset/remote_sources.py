@@ -1,0 +1,102 @@
+"""Sources that are elsewhere: repositories of the Hub, and files at an address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
+from datasets.packaged_modules.json.json import Json
+from datasets.packaged_modules.parquet.parquet import Parquet
+
+from ..errors import DataError
+from .clips import Clips
+from .folder import is_audio, split_of
+from .manifests import SUFFIXES as MANIFEST_SUFFIXES
+from .manifests import open_manifest
+from .network import list_addresses
+from .opening import (
+    Request,
+    as_stream,
+    as_table,
+    files_of_split,
+    open_parquet,
+    open_parquet_files,
+    pick_loaded,
+    prepare_split,
+)
+from .source_errors import no_split
+from .streams import StreamedClips
+from .tables import StoredAudio
+
+
+def open_hub(request: Request) -> Clips | StreamedClips:
+    """Open a repository of the Hub: downloaded, or read while training."""
+    builder = datasets.load_dataset_builder(
+        request.path, name=request.configuration, revision=request.revision
+    )
+    if not request.streaming:
+        return as_table(request, prepare_split(builder, request), None)
+    if isinstance(builder, Parquet):
+        return open_parquet(request, builder, None)
+    if isinstance(builder, Csv | Json):  # small beside the audio they name, which is read while training
+        return _open_manifests(request, files_of_split(request, builder))
+    if isinstance(builder, FolderBasedBuilder):
+        files = files_of_split(request, builder)
+        if all(map(is_audio, files)):
+            return as_table(request, _addresses(files), None)
+        builder.BASE_FEATURE = StoredAudio
+    return as_stream(request, builder.as_streaming_dataset(split=request.split))
+
+
+def open_address_folder(request: Request) -> Clips | StreamedClips:
+    """Open files at an address, by what most of them are."""
+    files = list_addresses(request.path)
+    kinds: dict[str, Callable[[str], bool]] = {
+        "audio": is_audio,
+        "parquet": lambda file: file.endswith(".parquet"),
+        "tar": lambda file: file.endswith(".tar"),
+        "table": lambda file: Path(file).suffix in MANIFEST_SUFFIXES,
+    }
+    if any(file.endswith("/state.json") for file in files):
+        return as_table(request, pick_loaded(request, datasets.load_from_disk(request.path)), None)
+    by_kind = {kind: [file for file in files if test(file)] for kind, test in kinds.items()}
+    kind = max(by_kind, key=lambda kind: len(by_kind[kind]) if kind != "table" else 0.5 * bool(by_kind[kind]))
+    if not by_kind[kind]:
+        raise DataError(f"{request.path!r} holds no audio files, parquet, tar, JSON lines or CSV")
+    chosen = _of_split(request, by_kind[kind])
+    if kind == "audio":
+        return as_table(request, _addresses(chosen), request.path.rstrip("/"))
+    if kind == "parquet":
+        return open_parquet_files(request, chosen, request.path)
+    if kind == "tar":
+        builder = datasets.load_dataset_builder("webdataset", data_files={request.split: chosen})
+        return as_stream(request, builder.as_streaming_dataset(split=request.split))
+    return _open_manifests(request, chosen)
+
+
+def _open_manifests(request: Request, files: Sequence[str]) -> Clips:
+    """Open manifests at addresses; relative names in them become addresses."""
+    rows = [
+        open_manifest(file, split_of(f"{Path(file).stem}/x") or "train", request.audio_column)
+        for file in files
+    ]
+    return as_table(request, datasets.concatenate_datasets(rows), None)
+
+
+def _of_split(request: Request, files: Sequence[str]) -> list[str]:
+    """Return the files of the split, by the names of folders and of tables; "train" also has those of no split."""
+    splits = {}
+    for file in files:
+        relative = file.removeprefix(request.path)
+        splits[file] = split_of(relative if is_audio(file) else f"{relative}/x") or "train"
+    if request.split not in splits.values():
+        raise no_split(request.path, request.split, ", ".join(sorted(set(splits.values()))))
+    return [file for file, split in splits.items() if split == request.split]
+
+
+def _addresses(files: Sequence[str]) -> Any:
+    return datasets.Dataset.from_dict({"audio": list(files)})
