@@ -7,6 +7,7 @@ from typing import Any
 
 from .config import SourceSettings, TrainingConfig
 from .dataset import AudioDataset, Mixture, ValidationClips
+from .dataset.parquet import ParquetClips
 from .errors import CheckpointError, ConfigError, DataError
 from .seeds import derive_seed
 
@@ -109,10 +110,13 @@ def describe_data(mixture: Mixture, config: TrainingConfig, global_batch_size: i
                 "(`snac-accel prepare` makes shards that can be read anywhere)"
             )
         else:
+            of_windows = f"{share:.1%} of the windows, " if len(mixture.parts) > 1 else ""
             lines.append(
-                f"data: {name}, {len(part):,} clips, {share:.1%} of the windows, {passes:.3g} passes in this run; "
+                f"data: {name}, {len(part):,} clips, {of_windows}{passes:.3g} passes in this run; "
                 "order: exact for any number of processes and workers, resumed where it stopped"
             )
+            if isinstance(part.clips, ParquetClips) and (note := part.clips.cache_note(part.shuffle_buffer)):
+                lines.append(f"warning: {name}: {note}")
     return lines
 
 

@@ -108,6 +108,24 @@ def test_global_batches_do_not_depend_on_the_layout(kind: str, demo_folder: Path
         assert_same(global_batches(dataset, layout, num_workers=workers, num_steps=3), reference)
 
 
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_every_combination_gives_the_same_stream(
+    processes: int, workers: int, kind: str, demo_folder: Path, shards: Path
+) -> None:
+    """1 to 4 processes, 0 to 3 workers, every accumulation that divides the step; begun anywhere."""
+    dataset = open_kind(kind, demo_folder, shards)
+    whole = global_batches(dataset, (12, 1, 1), num_workers=0, num_steps=6)
+    for accumulation in (1, 2, 3, 4, 6, 12):
+        if 12 % (processes * accumulation) == 0:
+            layout = (12 // (processes * accumulation), processes, accumulation)
+            start = (processes + workers + accumulation) % 4
+            found = global_batches(dataset, layout, num_workers=workers, start_position=12 * start, num_steps=6 - start)
+            assert_same(found, whole[start:])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_resuming_in_another_layout_continues_the_same_stream(
     kind: str, demo_folder: Path, shards: Path

@@ -170,6 +170,12 @@ def test_a_file_that_is_no_parquet_is_one_line(content: bytes, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_cache_too_small_for_its_pools_is_said(folder: Path, tmp_path: Path) -> None:
+    assert open_clips(folder, BlockCache(tmp_path / "cache")).cache_note(8) is None
+    note = open_clips(folder, BlockCache(tmp_path / "cache", max_bytes=10**6)).cache_note(8)
+    assert note is not None and "data.cache_gigabytes is 0.001: row groups will be fetched more than once" in note
+
+
 def test_a_cache_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match=r"cannot be written: .*; set data.cache_dir"):

@@ -183,7 +183,7 @@ def test_held_out_clips_are_not_trained_on() -> None:
     config = load_config(overrides=tiny_config(validation={"split": None, "fraction": 0.2}))
     training, validation = setup_dataset(config)
     assert validation is not None and validation.names
-    assert not set(training.clip_names()) & set(validation.names)
+    assert not set(training.parts[0].clip_names()) & set(validation.names)
 
 
 def test_schedules_are_functions_of_the_step() -> None:

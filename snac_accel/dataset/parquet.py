@@ -41,6 +41,7 @@ class Footer(NamedTuple):
     path: str
     version: str  # differs when the file was changed
     rows: list[int]  # of each row group
+    sizes: list[int]  # bytes of each row group, all columns
 
 
 class ParquetClips:
@@ -107,6 +108,18 @@ class ParquetClips:
         tables = _parallel(self._texts, range(len(self._lengths)))
         rows = [row for table in tables for row in table]
         return [(clip_name(path, self.root) if path else f"{self.split}/{i}", who) for i, (path, who) in enumerate(rows)]
+
+    def cache_note(self, pool_size: int) -> str | None:
+        """Return a sentence if the cache is too small for pools of so many clips, else None."""
+        largest = max((size for footer in self.footers for size in footer.sizes), default=0)
+        mean = sum(size for footer in self.footers for size in footer.sizes) / max(len(self), 1)
+        need = 2 * (pool_size * mean + largest)  # the pool in use, and the one ahead
+        if need <= self.cache.max_bytes:
+            return None
+        return (
+            f"two pools of data.shuffle_buffer = {pool_size} clips take about {need / 1e9:.2g} GB, and data.cache_gigabytes is "
+            f"{self.cache.max_bytes / 1e9:.2g}: row groups will be fetched more than once"
+        )
 
     def digest(self) -> str:
         """Return a hash of the files' names, versions and lengths."""
@@ -206,14 +219,15 @@ def _footer(path: str, cache: BlockCache) -> Footer:
         table = cache.get(name, partial(_write_rows, path))
     except (NetworkError, OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path} cannot be read as parquet: {_text(error)}") from error
-    return Footer(path, version, table.column("rows").to_pylist())
+    return Footer(path, version, table.column("rows").to_pylist(), table.column("bytes").to_pylist())
 
 
 def _write_rows(path: str, target: pyarrow.NativeFile) -> None:
     with closing(_open(path)) as source:
         metadata = pyarrow.parquet.ParquetFile(source, pre_buffer=False).metadata
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    table = pyarrow.table({"rows": pyarrow.array(rows, pyarrow.int64())})
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    facts = {"rows": [group.num_rows for group in groups], "bytes": [group.total_byte_size for group in groups]}
+    table = pyarrow.table({name: pyarrow.array(numbers, pyarrow.int64()) for name, numbers in facts.items()})
     with pyarrow.ipc.new_file(target, table.schema) as writer:
         writer.write_table(table)
 
