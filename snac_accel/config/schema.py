@@ -96,22 +96,23 @@ class TrainingConfig(Section):
                 raise inconsistent("data.segment_length", self.data.segment_length, problem)
 
     def _check_validation(self) -> None:
-        data, held_out = self.data, self.validation
+        sources, held_out = self.data.each_source(), self.validation
         if not held_out.enabled:
             return
-        if held_out.dataset_path is None and held_out.split is None:  # a share of the training source
-            if held_out.by == "speaker" and data.speaker_column is None:
+        if held_out.is_share:
+            if held_out.by == "speaker" and any(source.speaker_column is None for source in sources):
                 raise inconsistent("validation.by", held_out.by, "should come with data.speaker_column")
             if held_out.configuration is not None:
                 problem = "should come with validation.dataset_path or validation.split"
                 raise inconsistent("validation.configuration", held_out.configuration, problem)
             return
-        trained_on = (data.dataset_path, data.configuration, data.split)
         own = (held_out.dataset_path, held_out.configuration, held_out.split)
-        if trained_on == tuple(mine or theirs for mine, theirs in zip(own, trained_on, strict=True)):
-            setting = "split" if held_out.split is not None else "dataset_path"
-            problem = "is what is trained on; should be another split or source, or null for a held-out share"
-            raise inconsistent(f"validation.{setting}", getattr(held_out, setting), problem)
+        for source in sources:
+            trained_on = (source.dataset_path, source.configuration, source.split)
+            if trained_on == tuple(mine or theirs for mine, theirs in zip(own, trained_on, strict=True)):
+                setting = "split" if held_out.split is not None else "dataset_path"
+                problem = "is what is trained on; should be another split or source, or null for a held-out share"
+                raise inconsistent(f"validation.{setting}", getattr(held_out, setting), problem)
 
     def _check_losses(self) -> None:
         if not self.discriminators.chosen:
