@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from snac_accel.audio import (
     stft_magnitude,
 )
 
-FORMATS = {"wav": 0.0, "flac": 0.0, "ogg": 0.0, "mp3": 1e-6}  # largest difference allowed
+FORMATS = {"wav": 0.0, "flac": 0.0, "ogg": 0.0, "mp3": 1e-6, "aiff": 0.0, "au": 0.0, "caf": 0.0, "w64": 0.0}
+# largest difference allowed
 CPU = torch.device("cpu")
 
 
@@ -73,6 +75,40 @@ def test_windowed_resampling_equals_whole_clip(
                 reader.read(start, 6000), whole[start : start + 6000], atol=1e-6, rtol=0
             )
         torch.testing.assert_close(reader.read(), whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("container", "settings", "allowed"),
+    [
+        (
+            "MP3",
+            {"bitrate_mode": "CONSTANT", "compression_level": 0.99},
+            1e-6,
+        ),  # 32 kbit/s: data 9 frames back
+        ("MP3", {"bitrate_mode": "VARIABLE", "compression_level": 0.99}, 1e-6),
+        ("MP3", {"bitrate_mode": "VARIABLE", "compression_level": 0.5}, 1e-6),
+        ("FLAC", {"compression_level": 1.0}, 0.0),
+        ("OGG", {"subtype": "VORBIS", "compression_level": 1.0}, 0.0),
+        ("OGG", {"subtype": "VORBIS", "compression_level": 0.1}, 0.0),
+        ("OGG", {"subtype": "OPUS"}, 1e-6),
+        ("OGG", {"subtype": "OPUS", "compression_level": 0.95}, 1e-2),  # 18 kbit/s: its mode for speech
+    ],
+)
+def test_windows_of_one_reader_in_any_order(
+    container: str, settings: dict[str, Any], allowed: float, demo_folder: Path, tmp_path: Path
+) -> None:
+    clips = sorted((demo_folder / "validation").glob("*.flac"))[:8]
+    speech = np.concatenate([soundfile.read(clip, dtype="float32")[0] for clip in clips])
+    places = np.random.default_rng(0).integers(len(speech) - 9000, size=40)
+    for rate in (16_000, 48_000):
+        path = tmp_path / f"{rate}.audio"
+        soundfile.write(path, speech, rate, format=container, **settings)
+        whole = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        tolerance = 1e-2 if settings.get("subtype") == "OPUS" and rate < 48_000 else allowed
+        with AudioReader(path, rate) as reader:
+            for start in [*places.tolist(), len(whole) - 9000, 0]:
+                difference = reader.read(start, 9000) - whole[start : start + 9000]
+                assert difference.abs().max() <= tolerance
 
 
 def test_windows_in_the_last_page_of_ogg_files(demo_folder: Path) -> None:

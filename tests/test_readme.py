@@ -19,6 +19,7 @@ import pytest
 from snac_accel import cli
 from snac_accel.cli.doctor import doctor_parser
 from snac_accel.cli.flags import config_parser, read_config
+from snac_accel.cli.prepare import prepare_parser
 from snac_accel.config import DATASET_CONFIGS, MODEL_CONFIGS, TrainingConfig, describe_model
 from snac_accel.config.text import ENVIRONMENT_PREFIX
 
@@ -31,7 +32,7 @@ FENCE = re.compile(
 )
 
 
-PARSERS = {"doctor": doctor_parser}  # of commands with flags of their own
+PARSERS = {"doctor": doctor_parser, "prepare": prepare_parser}  # of commands with flags of their own
 
 
 class Block(NamedTuple):

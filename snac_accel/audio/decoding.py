@@ -46,15 +46,19 @@ class AudioFile(AbstractContextManager["AudioFile"]):
 
     def __init__(self, source: str | Path | bytes | BinaryIO) -> None:
         self._bytes = open_handle(source)
+        self._last_page: int | None = None
         try:
-            # libmpg123 complains of headers
+            # libmpg123 complains of damaged headers on the standard error stream.
             with self._errors("opened"), _quiet() if _looks_like_mp3(self._bytes.head(3)) else nullcontext():
                 self._file = _Reader(self._bytes.handle, closefd=False)
-            self.info = _checked_info(self._file)
         except BaseException:
             self._bytes.close()
             raise
-        self._last_page: int | None = None
+        try:
+            self.info = _checked_info(self._file)
+        except AudioError:
+            self.close()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -65,6 +69,11 @@ class AudioFile(AbstractContextManager["AudioFile"]):
         """Close the file."""
         self._file.close()
         self._bytes.close()
+
+    @property
+    def encoding(self) -> str:
+        """Container and encoding, as libsndfile names them: "FLAC PCM_16"."""
+        return f"{self._file.format} {self._file.subtype}"
 
     def decode(self, start: int, count: int) -> NDArray[np.float32]:
         """Return `count` frames (T, C) from `start`, fewer where the file ends early."""
@@ -81,6 +90,10 @@ class AudioFile(AbstractContextManager["AudioFile"]):
         """Return `count` frames from `start`, decoding from `begin` on, where a seek to `start` is not exact."""
         if start - begin > MAX_PAGE_FRAMES:
             raise AudioError("has a damaged last page")
+        if self._file.subtype == "VORBIS":
+            self._file.seek(
+                0
+            )  # libsndfile often arrives elsewhere when it seeks forward from within the file
         self._file.seek(begin)
         frames = self._file.read(start - begin + count, dtype="float32", always_2d=True)
         return np.asarray(frames[start - begin :])
@@ -102,9 +115,8 @@ class AudioFile(AbstractContextManager["AudioFile"]):
         except (RuntimeError, OSError, ValueError, TypeError, MemoryError) as error:
             self._bytes.check()
             reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-            if reason.startswith(
-                "File does not exist"
-            ):  # what libsndfile says of an mp3 without a whole frame
+            # What libsndfile says of an mp3 without a whole frame.
+            if reason.startswith("File does not exist"):
                 reason = "The file is damaged."
             raise AudioError(f"cannot be {action}: {' '.join(reason.split())[:200]}") from error
         self._bytes.check()

@@ -13,6 +13,7 @@ from .. import __version__
 from ..config.messages import nearest, one_line, show
 from ..errors import ConfigError, UserError
 from .doctor import doctor
+from .prepare import prepare
 from .training import EXIT_OK, export, show_config, train
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
@@ -55,6 +56,7 @@ def _overview() -> str:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "doctor": doctor,
+    "prepare": prepare,
     "show-config": show_config,
     "export": export,
 }

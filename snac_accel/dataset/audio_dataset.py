@@ -23,8 +23,7 @@ from .hold_out import hold_out, is_held_out
 from .order import ClipOrder, Draws, SampleKey
 from .samples import Sample
 from .sources import Request, open_source
-from .streaming import SampleStream
-from .streams import StreamedClips
+from .streams import SampleStream, StreamedClips
 from .windows import WindowReader
 
 POOLS_AHEAD = 1  # of blocks, fetched while the present one is used

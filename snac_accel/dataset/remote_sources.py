@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,16 @@ def _of_split(request: Request, files: Sequence[str]) -> list[str]:
     """Return the files of the split, by the names of folders and of tables; "train" also has those of no split."""
     splits = {}
     for file in files:
-        relative = file.removeprefix(request.path)
+        relative = _without_protocol(file).removeprefix(_without_protocol(request.path))
         splits[file] = split_of(relative if is_audio(file) else f"{relative}/x") or "train"
     if request.split not in splits.values():
         raise no_split(request.path, request.split, ", ".join(sorted(set(splits.values()))))
     return [file for file, split in splits.items() if split == request.split]
+
+
+def _without_protocol(address: str) -> str:
+    """Return an address from its first name on: fsspec writes memory://x as memory:///x."""
+    return re.sub(r"^\w+:/*", "", address)
 
 
 def _addresses(files: Sequence[str]) -> Any:

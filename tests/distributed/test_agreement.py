@@ -48,7 +48,9 @@ def several_agreements(folder: str) -> dict[str, tuple[str, str]]:
         "other settings": message(lambda: check_settings(accelerator, other_rate)),
         "same data": message(lambda: check_data(accelerator, lambda: {"the training data": "2 clips (ab)"})),
         "fewer clips": message(lambda: check_data(accelerator, lambda: {"the training data": f"{2 - rank} clips"})),
-        "other clips": message(lambda: check_data(accelerator, lambda: {"the training data": "2 clips (cb)" if rank else "2 clips (ab)"})),
+        "other clips": message(
+            lambda: check_data(accelerator, lambda: {"the training data": f"2 clips ({'cb' if rank else 'ab'})"})
+        ),
         "all well": message(lambda: on_every_rank(accelerator, fail_on(set()))),
         "rank 1 fails": message(lambda: on_every_rank(accelerator, fail_on({1}))),
         "both fail": message(lambda: on_every_rank(accelerator, fail_on({0, 1}))),

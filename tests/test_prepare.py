@@ -1,0 +1,656 @@
+"""Prepared shards: the same clips for everyone who reads them, in equal shards, whatever interrupted the writing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tarfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import fsspec
+import numpy as np
+import psutil
+import pyarrow.parquet
+import pytest
+import soundfile
+
+from snac_accel.audio import AudioReader
+from snac_accel.cli.prepare import prepare as command
+from snac_accel.config.data import SourceSettings
+from snac_accel.dataset.clips import RawClip
+from snac_accel.dataset.sources import Request, open_source
+from snac_accel.dataset.streams import StreamedClips
+from snac_accel.dataset.tables import StoredAudio
+from snac_accel.dataset.tars import open_tars
+from snac_accel.errors import ConfigError, DataError, UserError
+from snac_accel.prepare import (
+    PrepareSettings,
+    Summary,
+    collecting,
+    prepare,
+    processes,
+    shard_files,
+    sources,
+)
+from snac_accel.prepare.conversion import convert
+
+SECONDS = 60.0  # every wait ends then
+
+
+@pytest.fixture
+def clips(demo_folder: Path, tmp_path: Path) -> dict[str, bytes]:
+    """A folder `sound` of twenty-three clips of real speech, in folders and with spare names; the bytes by name."""
+    found = {}
+    for number, clip in enumerate(sorted((demo_folder / "validation").glob("*.flac"))[:23]):
+        path = tmp_path / "sound" / f"speaker {number % 3}" / f"{number} é.{clip.name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, path)
+        found[path.relative_to(tmp_path / "sound").as_posix()] = clip.read_bytes()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_torchcodec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` asks for torchcodec, which is no dependency, even to pass on the bytes that it finds in a tar."""
+    monkeypatch.setattr(datasets.Audio, "encode_example", StoredAudio.encode_example)
+
+
+def settings(tmp_path: Path, output: str = "out", path: str = "sound", **options: Any) -> PrepareSettings:
+    source = SourceSettings(
+        dataset_path=str(tmp_path / path), split="train", audio_column="audio", streaming=False
+    )
+    defaults: dict[str, Any] = {
+        "splits": {"train": [source]},
+        "num_shards": 4,
+        "progress_bar": False,
+        "workers": 2,
+    }
+    return PrepareSettings(tmp_path / output, **{**defaults, **options})
+
+
+def read(folder: Path, split: str = "train", streaming: bool = False) -> list[dict[str, Any]]:
+    """Return the rows that plain `datasets` gives, in its order, with the file undecoded."""
+    rows = datasets.load_dataset(str(folder), split=split, streaming=streaming)
+    column = next(name for name, kind in rows.features.items() if isinstance(kind, datasets.Audio))
+    return [{**row, "audio": row[column]} for row in rows.cast_column(column, datasets.Audio(decode=False))]
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((folder / "data").iterdir())
+    }
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    lines = (folder / "bad_samples.jsonl").read_text().splitlines()
+    return {record["name"]: record["reason"] for record in map(json.loads, lines)}
+
+
+# --- what comes out
+
+
+def test_parquet_holds_the_same_files_for_all_readers(clips: dict[str, bytes], tmp_path: Path) -> None:
+    """Bit for bit, by plain `datasets` whole and streamed, and by the trainer's own reader."""
+    summary = prepare(settings(tmp_path))
+    rows = read(tmp_path / "out")
+    assert {row["audio"]["path"]: row["audio"]["bytes"] for row in rows} == clips
+    assert read(tmp_path / "out", streaming=True) == rows
+    assert {row["name"] for row in rows} == set(clips)
+    assert {row["source"] for row in rows} == {"sound"}
+    assert {row["sampling_rate"] for row in rows} == {16_000}
+    assert sum(row["seconds"] for row in rows) == pytest.approx(summary.splits["train"]["seconds"])
+    for streaming in (False, True):
+        own = open_source(Request(str(tmp_path / "out"), streaming=streaming))
+        assert not isinstance(own, StreamedClips)
+        assert {own.clip(index).name: own.clip(index).source for index in range(len(own))} == clips
+    assert not (tmp_path / "out" / ".work").exists()
+    assert left_out(tmp_path / "out") == {}
+
+
+def test_webdataset_holds_the_same_files_for_all_readers(clips: dict[str, bytes], tmp_path: Path) -> None:
+    prepare(settings(tmp_path, format="webdataset"))
+    rows = read(tmp_path / "out")
+    assert {row["json"]["name"]: row["audio"]["bytes"] for row in rows} == clips
+    assert read(tmp_path / "out", streaming=True) == rows
+    files = sorted(
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tar")
+    )
+    tars = open_tars(tmp_path / "out", files, speaker_column="name")
+    assert {tars.clip(index).speaker: tars.clip(index).source for index in range(len(tars))} == clips
+    with tarfile.open(tmp_path / "out" / files[0]) as archive:
+        assert {(member.mtime, member.uid, member.uname) for member in archive} == {(0, 0, "")}
+
+
+def test_shards_are_equal_named_and_cut_into_small_groups(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snac_accel.prepare.shard_files.ROW_GROUP_CLIPS", 3)
+    monkeypatch.setattr("snac_accel.prepare.shard_files.ROW_GROUP_BYTES", 150_000)
+    prepare(settings(tmp_path))
+    files = sorted((tmp_path / "out" / "data").iterdir())
+    assert [file.name for file in files] == [f"train-{shard:05d}-of-00004.parquet" for shard in range(4)]
+    parts = [pyarrow.parquet.ParquetFile(file) for file in files]
+    assert sorted(part.metadata.num_rows for part in parts) == [5, 6, 6, 6]
+    for part in parts:
+        column = part.metadata.row_group(0).column(0)
+        assert column.path_in_schema == "audio.bytes"
+        assert (column.compression, column.has_offset_index, column.statistics) == (
+            "UNCOMPRESSED",
+            True,
+            None,
+        )
+        for group in range(part.num_row_groups):
+            rows = part.read_row_group(group).column("audio").to_pylist()
+            assert len(rows) == 1 or (len(rows) <= 3 and sum(len(row["bytes"]) for row in rows) <= 150_000)
+
+
+def test_clips_per_shard_is_a_limit(clips: dict[str, bytes], tmp_path: Path) -> None:
+    summary = prepare(settings(tmp_path, num_shards=None, clips_per_shard=10))
+    assert [shard["clips"] for shard in summary.splits["train"]["shards"]] == [7, 8, 8]
+    assert len(prepare(settings(tmp_path, "more", num_shards=100)).splits["train"]["shards"]) == 23
+
+
+def test_the_order_is_that_of_the_seed(clips: dict[str, bytes], tmp_path: Path) -> None:
+    """The number of workers does not matter; neighbours of the folder are not neighbours in the shards."""
+    orders = []
+    choices: dict[str, dict[str, Any]] = {
+        "a/out": {"workers": 1},
+        "b/out": {"workers": 3},
+        "c/out": {"seed": 1},
+    }
+    for output, options in choices.items():
+        prepare(settings(tmp_path, output, **options))
+        orders.append(
+            [row["name"] for row in read(tmp_path / output)]
+        )  # not what `datasets` had of another "out"
+    assert sums(tmp_path / "a/out") == sums(tmp_path / "b/out") != sums(tmp_path / "c/out")
+    assert sorted(orders[0]) == sorted(orders[2]) == sorted(clips)
+    assert orders[0] not in (orders[2], sorted(clips))
+
+
+def test_the_command_keeps_the_splits(
+    demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the shipped demo is trained and validated on; then one split by its name, from the prepared set."""
+    assert (
+        command(
+            ["--preset", "demo", "--output", str(tmp_path / "out"), "--num_shards", "2", "--workers", "2"]
+        )
+        == 0
+    )
+    assert "train: 190 clips, 0.21 h, 6.0 MB in 2 shards; 0 left out" in capsys.readouterr().out
+    assert {row["audio"]["bytes"] for row in read(tmp_path / "out", "validation")} == {
+        path.read_bytes() for path in (demo_folder / "validation").glob("*.flac")
+    }
+    again = ["--dataset_path", str(tmp_path / "out"), "--output", str(tmp_path / "again"), "--workers", "1"]
+    assert command([*again, "--splits", "validation"]) == 0
+    assert [path.name for path in (tmp_path / "again" / "data").iterdir()] == [
+        "validation-00000-of-00001.parquet"
+    ]
+    assert len(read(tmp_path / "again", "validation")) == 24
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| train      |     190 |" in card
+    assert str(demo_folder) not in card
+
+
+def test_a_mixture_is_one_set(clips: dict[str, bytes], tmp_path: Path) -> None:
+    """Clips of the same name are told apart by their source; a streamed source is read like another."""
+    shutil.copytree(tmp_path / "sound", tmp_path / "more")
+    prepare(settings(tmp_path, "parquet"))
+    sources = [
+        SourceSettings(
+            dataset_path=str(tmp_path / name), split="train", audio_column="audio", streaming=streaming
+        )
+        for name, streaming in (("sound", False), ("more", False), ("parquet", True))
+    ]
+    prepare(settings(tmp_path, splits={"train": sources}))
+    rows = read(tmp_path / "out")
+    expected = {
+        f"{source}/{name}": content
+        for source in ("sound", "more", "parquet")
+        for name, content in clips.items()
+    }
+    assert {row["audio"]["path"]: row["audio"]["bytes"] for row in rows} == expected
+
+
+def test_speakers_are_kept(demo_folder: Path, tmp_path: Path) -> None:
+    source = SourceSettings(
+        dataset_path=str(demo_folder),
+        split="validation",
+        audio_column="audio",
+        speaker_column="speaker",
+        streaming=False,
+    )
+    prepare(settings(tmp_path, splits={"validation": [source]}))
+    assert all(row["speaker"] for row in read(tmp_path / "out", "validation"))
+
+
+# --- what is converted
+
+
+def test_encoded_clips_are_mono_at_the_rate_asked_for(clips: dict[str, bytes], tmp_path: Path) -> None:
+    """What the trainer would have read, to half a step of 16 bits."""
+    prepare(settings(tmp_path, encode="flac", sampling_rate=24_000))
+    rows = read(tmp_path / "out")
+    assert len(rows) == 23
+    for row in rows[:5]:
+        with (
+            AudioReader(row["audio"]["bytes"], 24_000) as own,
+            AudioReader(clips[row["name"]], 24_000) as reference,
+        ):
+            assert own.info.sampling_rate == row["sampling_rate"] == 24_000
+            assert own.num_samples == reference.num_samples
+            assert (own.read() - reference.read()).abs().max() <= 0.5 / 32768 + 1e-7
+
+
+@pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 2), ("PCM_24", 1), ("PCM_16", 1)])
+def test_cutting_loses_nothing(subtype: str, channels: int, demo_folder: Path, tmp_path: Path) -> None:
+    """The parts of a recording, put together, are the recording to the bit: its rate, its channels, its 24 bits."""
+    clip = sorted((demo_folder / "validation").glob("*.flac"))[0]
+    speech, rate = soundfile.read(clip, dtype="int32")
+    sound = np.stack([speech, np.roll(speech, 1000)], axis=1)[:, :channels] + (
+        1 << 8 if subtype == "PCM_24" else 0
+    )
+    long = np.concatenate([sound] * 4)
+    (tmp_path / "sound").mkdir()
+    soundfile.write(tmp_path / "sound" / "long.wav", long, rate, subtype=subtype)
+    shutil.copy(clip, tmp_path / "sound" / "a short one.flac")
+    limit = len(speech) / rate + 0.01
+    prepare(settings(tmp_path, max_clip_seconds=limit))
+    rows = sorted(read(tmp_path / "out"), key=lambda row: row["name"])
+    assert [row["audio"]["path"] for row in rows] == [
+        "a short one.flac",
+        *(f"long.wav#{n:04d}.flac" for n in range(4)),
+    ]
+    assert rows[0]["audio"]["bytes"] == clip.read_bytes()
+    (tmp_path / "part.flac").write_bytes(rows[1]["audio"]["bytes"])
+    assert soundfile.info(tmp_path / "part.flac").subtype == subtype
+    parts = [AudioReaderInt(row["audio"]["bytes"], tmp_path) for row in rows[1:]]
+    assert max(map(len, parts)) <= limit * rate
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    expected = soundfile.read(tmp_path / "sound" / "long.wav", dtype="int32", always_2d=True)[0]
+    assert np.array_equal(np.concatenate(parts), expected)
+
+
+def AudioReaderInt(content: bytes, folder: Path) -> Any:
+    (folder / "read.flac").write_bytes(content)
+    return soundfile.read(folder / "read.flac", dtype="int32", always_2d=True)[0]
+
+
+@pytest.mark.parametrize("form", ["mp3", "ogg", "wav", "flac"])
+def test_every_format_is_checked_to_its_end(form: str, demo_folder: Path, tmp_path: Path) -> None:
+    """Blocks of a long clip are decoded as one; no end is mistaken for damage."""
+    speech = np.concatenate(
+        [soundfile.read(path)[0] for path in sorted((demo_folder / "validation").glob("*.flac"))]
+    )
+    for seconds in (30.0, 30.2, 31.9, 32.1, 60.01):
+        path = tmp_path / f"{seconds}.{form}"
+        soundfile.write(path, np.resize(speech, round(seconds * 16_000)), 16_000)
+        (whole,) = convert(str(path))
+        assert (whole.suffix, whole.content, whole.number) == (form, None, None)
+        assert whole.seconds == pytest.approx(seconds, abs=0.3)
+        (encoded,) = convert(path.read_bytes(), 24_000)
+        assert len(AudioReaderInt(encoded.content or b"", tmp_path)) == pytest.approx(
+            seconds * 24_000, abs=7200
+        )
+
+
+# --- what is left out
+
+
+def test_bad_clips_are_listed_and_the_shards_stay_equal(clips: dict[str, bytes], tmp_path: Path) -> None:
+    good = next(iter(clips.values()))
+    bad = {
+        "cut.flac": good[: len(good) // 2],
+        "empty.wav": b"",
+        "page.mp3": b"<!DOCTYPE html><title>404</title>",
+    }
+    for name, content in bad.items():
+        (tmp_path / "sound" / name).write_bytes(content)
+    (tmp_path / "sound" / "gone.flac").symlink_to(tmp_path / "nowhere")
+    choices: list[dict[str, Any]] = [{}, {"encode": "flac"}, {"max_clip_seconds": 1.0}]
+    for number, options in enumerate(choices):
+        output = f"out-{number}"
+        summary = prepare(settings(tmp_path, output, **options))
+        counts = [shard["clips"] for shard in summary.splits["train"]["shards"]]
+        assert max(counts) - min(counts) <= 1
+        reasons = left_out(tmp_path / output)
+        assert set(reasons) == {*bad, "gone.flac"}
+        assert reasons["empty.wav"] == "is empty (0 bytes)"
+        assert summary.splits["train"]["left_out"] == 4
+        names = {row["name"].split("#")[0] for row in read(tmp_path / output)}
+        assert names == set(clips)
+
+
+def test_nothing_good_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sound").mkdir()
+    (tmp_path / "sound" / "a.wav").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match="none of the 1 clips of train can be used, the first one a.wav: cannot be opened"
+    ):
+        prepare(settings(tmp_path))
+
+
+# --- streams
+
+
+def write_tars_at_an_address(clips: dict[str, bytes], tmp_path: Path) -> str:
+    """Put clips into tars at an address: they can only be read one after the other."""
+    prepare(settings(tmp_path, "tars", format="webdataset"))
+    for path in (tmp_path / "tars" / "data").iterdir():
+        with fsspec.open(f"memory://corpus-{abs(hash(tmp_path))}/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+    return f"memory://corpus-{abs(hash(tmp_path))}"
+
+
+def test_a_stream_without_an_index_gives_the_same_shards(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal ones in a shuffled order, as from any other source; a stream that breaks off is gone on with."""
+    monkeypatch.setattr("snac_accel.prepare.collecting.CLIPS_PER_STEP", 4)
+    address = write_tars_at_an_address(clips, tmp_path)
+    source = SourceSettings(dataset_path=address, split="train", audio_column="flac", streaming=True)
+    assert isinstance(open_source(Request(address, audio_column="flac")), StreamedClips)
+    for output in ("straight", "broken"):
+        here = settings(tmp_path, output, splits={"train": [source]})
+        if output == "broken":
+            with monkeypatch.context() as patch:
+                patch.setattr(StreamedClips, "read", _breaking_off(StreamedClips.read))
+                with pytest.raises(DataError, match="the line is dead"):
+                    prepare(here)
+                assert len(list((tmp_path / output / ".work" / "steps").glob("[!.]*.parquet"))) == 3
+        summary = prepare(here)
+        assert [shard["clips"] for shard in summary.splits["train"]["shards"]] == [5, 6, 6, 6]
+        assert sorted(row["audio"]["bytes"] for row in read(tmp_path / output)) == sorted(clips.values())
+    assert sums(tmp_path / "straight") == sums(tmp_path / "broken")
+
+
+def _breaking_off(read_all: Any) -> Any:
+    def read(self: StreamedClips, *arguments: Any) -> Any:
+        for number, clip in enumerate(read_all(self, *arguments)):
+            if number == 14:
+                raise DataError("the line is dead")
+            yield clip
+
+    return read
+
+
+# --- stopping and going on
+
+
+def words(tmp_path: Path, output: str, *options: str) -> list[str]:
+    """Return the command's words."""
+    places = ["--dataset_path", str(tmp_path / "sound"), "--output", str(tmp_path / output)]
+    return [*places, "--workers", "2", "--clips_per_shard", "3", *options]
+
+
+def held(folder: Path, pattern: str, count: int, arguments: list[str]) -> None:
+    """Run the command, which comes to a halt when so many files are there; for a process of its own."""
+
+    def halting(function: Any) -> Any:
+        def halted(*values: Any) -> Any:
+            end = time.monotonic() + SECONDS
+            while len(list(folder.glob(pattern))) >= count and time.monotonic() < end:
+                processes.context()  # ends here when the preparation is to end
+                time.sleep(0.01)
+            return function(*values)
+
+        return halted
+
+    sources.CLIPS_PER_STEP = 5
+    collecting.convert = halting(convert)
+    shard_files.WRITERS.update({name: halting(write) for name, write in shard_files.WRITERS.items()})
+    try:
+        command(arguments)
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+STEPS, SHARDS = ".work/steps/[!.]*.parquet", "data/*"
+
+
+def start(tmp_path: Path, output: str, pattern: str, count: int, *options: str) -> Any:
+    """Start the command as a process that halts half way; a fork, which has loaded everything already."""
+    values = (tmp_path / output, pattern, count, words(tmp_path, output, *options))
+    process = multiprocessing.get_context("fork").Process(target=held, args=values)
+    process.start()
+    return process
+
+
+def stop(process: Any, folder: Path, pattern: str, count: int, number: int = signal.SIGKILL) -> int:
+    """Send a process a signal when it has come to its halt; see that its workers end too. Returns its exit code."""
+    end = time.monotonic() + SECONDS
+    while len(list(folder.glob(pattern))) < count:
+        assert process.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, number)
+    process.join(SECONDS)
+    assert len(workers) == 2
+    assert not psutil.wait_procs(workers, timeout=SECONDS)[1]
+    return int(process.exitcode)
+
+
+def kill_half_way(tmp_path: Path, output: str, pattern: str, count: int, *options: str) -> None:
+    process = start(tmp_path, output, pattern, count, *options)
+    assert stop(process, tmp_path / output, pattern, count) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--encode", "flac"], ["--format", "webdataset", "--max_clip_seconds", "1.5"]],
+    ids=lambda words: "-".join(words),
+)
+def test_a_killed_preparation_goes_on_to_the_same_bytes(
+    options: list[str], clips: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Killed in the first pass, and again in the second; then compared with one that nobody disturbed."""
+    assert command(words(tmp_path, "straight", *options)) == 0
+    out = tmp_path / "killed"
+    kill_half_way(tmp_path, "killed", STEPS, 2, *options)
+    assert not list((out / "data").iterdir())
+    kill_half_way(tmp_path, "killed", SHARDS, 3, *options)
+    kept = {path: path.stat().st_mtime_ns for path in (out / "data").iterdir()}
+    assert 3 <= len(kept) < len(sums(tmp_path / "straight"))
+    damaged = sorted(kept)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])  # as a full disk might have left it
+    assert command(words(tmp_path, "killed", *options)) == 0
+    assert sums(out) == sums(tmp_path / "straight")
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items() if path != damaged)
+    assert {path.name for path in out.iterdir()} == {
+        "data",
+        "README.md",
+        "bad_samples.jsonl",
+        "prepared.json",
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_workers_too(number: int, clips: dict[str, bytes], tmp_path: Path) -> None:
+    code = stop(start(tmp_path, "out", STEPS, 1), tmp_path / "out", STEPS, 1, number)
+    assert code == (130 if number == signal.SIGINT else -number)
+
+
+def test_a_complete_preparation_is_left_alone(clips: dict[str, bytes], tmp_path: Path) -> None:
+    first = prepare(settings(tmp_path))
+    before = sums(tmp_path / "out")
+    (tmp_path / "out" / ".work").mkdir()  # killed while it tidied up
+    again = prepare(settings(tmp_path, workers=1))
+    assert (first.was_complete, again.was_complete) == (False, True)
+    assert again.splits == first.splits
+    assert again.text().startswith(f"{tmp_path / 'out'} is prepared already\ntrain: 23 clips")
+    assert sums(tmp_path / "out") == before
+    assert not (tmp_path / "out" / ".work").exists()
+    next((tmp_path / "out" / "data").iterdir()).unlink()
+    with pytest.raises(DataError, match="is missing or damaged: remove"):
+        prepare(settings(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_shards": 5},
+            r"holds another preparation \(its num_shards is 4, here it is 5\): give another --output",
+        ),
+        ({"seed": 7}, "its seed is 0, here it is 7"),
+        ({"encode": "flac"}, 'its encode is null, here it is "flac"'),
+        ({"path": "other"}, "its dataset_path is .*sound.*, here it is .*other"),
+    ],
+)
+def test_another_preparation_is_refused(
+    options: dict[str, Any], message: str, clips: dict[str, bytes], tmp_path: Path
+) -> None:
+    prepare(settings(tmp_path))
+    with pytest.raises(DataError, match=message):
+        prepare(settings(tmp_path, **options))
+
+
+def test_other_folders_and_changed_sources_are_refused(clips: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    with pytest.raises(DataError, match="out' is not empty and holds no preparation"):
+        prepare(settings(tmp_path))
+    (tmp_path / "out" / "mine.txt").unlink()
+    kill_half_way(tmp_path, "out", SHARDS, 1)
+    shutil.copy(next((tmp_path / "sound").rglob("*.flac")), tmp_path / "sound" / "new.flac")
+    with pytest.raises(DataError, match="the clips of the sources have changed since"):
+        command(words(tmp_path, "out"))
+
+
+def test_a_second_preparation_at_once_is_refused(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snac_accel.prepare.output.LOCK_SECONDS", 0.2)
+    process = start(tmp_path, "out", STEPS, 1)
+    try:
+        end = time.monotonic() + SECONDS
+        while not list((tmp_path / "out").glob(STEPS)):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with pytest.raises(DataError, match="is being prepared by another process"):
+            command(words(tmp_path, "out"))
+    finally:
+        stop(process, tmp_path / "out", STEPS, 1)
+
+
+def test_a_file_that_changes_is_noticed(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the pass that checks and the one that writes."""
+
+    def change(*_: object) -> int:
+        path = next((tmp_path / "sound").rglob("*.flac"))
+        path.write_bytes(path.read_bytes() + b"x")
+        return 0
+
+    monkeypatch.setattr("snac_accel.prepare.running._bytes_left", change)
+    with pytest.raises(DataError, match="was changed while it was prepared: begin anew"):
+        prepare(settings(tmp_path))
+
+
+def test_space_is_looked_at_first(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(
+        DataError, match=r"this preparation needs about 1.4 MB, but .*out' has 1.0 MB free: give --output"
+    ):
+        prepare(settings(tmp_path))
+    assert not list((tmp_path / "out" / "data").iterdir())
+
+
+def test_a_full_disk_is_one_line(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, rows: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setitem(shard_files.WRITERS, "parquet", fail)
+        with pytest.raises(DataError, match="out' failed: No space left on device; start again to go on"):
+            prepare(settings(tmp_path))
+    assert prepare(settings(tmp_path)).splits["train"]["clips"] == 23
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output", "x", "--num_shards", "2", "--clips_per_shard", "2"], "give one of them"),
+        (["--output", "x", "--num_shards", "0"], "--num_shards = 0: should lie in 1..99999"),
+        (["--output", "x", "--workers", "0"], "--workers = 0: should lie in"),
+        (["--output", "x", "--sampling_rate", "24000"], "files that are copied keep their rate; add --encode flac"),
+        (["--output", "x", "--encode", "flac", "--sampling_rate", "7"], "--sampling_rate = 7: should lie in 4000"),
+        (["--output", "x", "--max_clip_seconds", "0.1"], "--max_clip_seconds = 0.1: should be 1 or more"),
+        (["--output", "x", "--splits", "train[:10%]"], "cannot be the name of a split"),
+        (["--output", "x", "--format", "zip"], "invalid choice: 'zip'"),
+        (["--output", "x", "--clips_per_shards", "5"], "did you mean --clips_per_shard"),
+        ([], "required: --output"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_line(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        command(flags)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_source_and_output_lie_apart(clips: dict[str, bytes], tmp_path: Path) -> None:
+    """Shards inside the source would be clips of it the next time."""
+    for output in ("sound", "sound/prepared", "."):
+        with pytest.raises(ConfigError, match="lies in the other"):
+            settings(tmp_path, output)
+
+
+def test_tars_of_several_kinds_are_refused(
+    clips: dict[str, bytes], demo_folder: Path, tmp_path: Path
+) -> None:
+    """`datasets` would not read them."""
+    shutil.copy(next((demo_folder / "train").glob("*.ogg")), tmp_path / "sound")
+    with pytest.raises(UserError, match="the clips are flac and ogg files, .* add --encode flac"):
+        prepare(settings(tmp_path, format="webdataset"))
+    summary = prepare(settings(tmp_path, "encoded", format="webdataset", encode="flac"))
+    assert isinstance(summary, Summary)
+    assert len(read(tmp_path / "encoded")) == 24
+
+
+def test_the_first_pass_reads_each_clip_once(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is streamed by row groups is laid down on the way, since the second pass would jump about in it."""
+    prepare(settings(tmp_path, "parquet"))
+    source = SourceSettings(
+        dataset_path=str(tmp_path / "parquet"), split="train", audio_column="audio", streaming=True
+    )
+
+    def refuse(self: Any, index: int) -> RawClip:
+        raise AssertionError("read again")
+
+    from snac_accel.dataset.parquet import ParquetClips
+
+    def patch(*_: object) -> int:
+        monkeypatch.setattr(ParquetClips, "clip", refuse)
+        return 0
+
+    monkeypatch.setattr("snac_accel.prepare.running._bytes_left", patch)
+    prepare(settings(tmp_path, splits={"train": [source]}))
+    found: Mapping[str, bytes] = {row["name"]: row["audio"]["bytes"] for row in read(tmp_path / "out")}
+    assert found == clips
