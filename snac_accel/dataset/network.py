@@ -14,17 +14,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import fsspec
+from huggingface_hub import constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential_jitter
 
 Result = TypeVar("Result")
 
 PATIENCE_SECONDS = 300.0  # how long a request is tried again; below the 600 s that ranks wait for each other
+OPENING_SECONDS = 60.0  # the same for the first contact: whoever has just started a run is waiting
+AHEAD_SECONDS = 15.0  # the same for what is fetched ahead: it is asked for again when it is needed
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 MAX_REFUSALS = 3  # of a link: an expired one is made anew by the next request, a forbidden file stays forbidden
 STALL_SECONDS = 20.0  # without a byte
 PIECE_BYTES = 8 * 2**20  # of one request, so that a broken one costs little
 BUFFER_BYTES = 2**20
+HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp", "botocore"}
 PERMANENT = {400, 401, 404, 405, 410, 416, 451}  # status codes that asking again does not change
 
 log = logging.getLogger(__name__)
@@ -66,13 +70,7 @@ def patiently(function: Callable[[], Result], address: str, patience_seconds: fl
     try does not change.
     """
     patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
-    retrying = Retrying(
-        stop=stop_after_delay(patience),
-        wait=_pause,
-        retry=retry_if_exception(_may_pass),
-        before_sleep=_note,
-        reraise=True,
-    )
+    retrying = _retrying(patience, _may_pass)
     refusals = 0
 
     def attempt() -> Result:
@@ -93,9 +91,57 @@ def patiently(function: Callable[[], Result], address: str, patience_seconds: fl
         raise NetworkError(f"{address} cannot be read: {reason(error)}") from error
 
 
+def open_patiently(function: Callable[[], Result]) -> Result:
+    """Return what `function` gives, which opens something with `datasets`; called again only while the network fails.
+
+    Raises what it raises, after `OPENING_SECONDS` at the latest.
+    """
+    _limit_silence()
+    return _retrying(OPENING_SECONDS, is_network_failure)(function)
+
+
+def _retrying(patience_seconds: float, may_pass: Callable[[BaseException], bool]) -> Retrying:
+    return Retrying(
+        stop=stop_before_delay(patience_seconds),
+        wait=_pause,
+        retry=retry_if_exception(may_pass),
+        before_sleep=_note,
+        reraise=True,
+    )
+
+
+def is_network_failure(error: BaseException) -> bool:
+    """Return whether an error, or one of its causes, is of the network, so that another try may help."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    statuses = [status for status in map(_status, links) if status is not None]
+    if statuses:
+        return statuses[0] not in PERMANENT
+    libraries = {type(link).__module__.partition(".")[0] for link in links}
+    return bool(libraries & HTTP_LIBRARIES) or any(isinstance(link, ConnectionError | TimeoutError) for link in links)
+
+
+def _limit_silence() -> None:
+    """Give the requests of the Hub's client a limit where they have none: its listings would wait for ever."""
+    hooks = get_session().event_hooks["request"]  # a client of its own in each process
+    if _add_limits not in hooks:
+        hooks.append(_add_limits)
+
+
+def _add_limits(request: Any) -> None:
+    limits = request.extensions.get("timeout") or {}
+    names = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {name: limits.get(name) or STALL_SECONDS for name in names}
+
+
 def _pause(state: RetryCallState) -> float:
     """Return the seconds to wait: growing, or what the server asks for, but not for ever."""
-    growing = wait_exponential_jitter(initial=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS, jitter=FIRST_WAIT_SECONDS)
+    growing = wait_exponential_jitter(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS, jitter=FIRST_WAIT_SECONDS)
     error = state.outcome.exception() if state.outcome else None
     return max(growing(state), min(_retry_after(error), LONGEST_WAIT_SECONDS))
 
@@ -151,6 +197,7 @@ def fetch(address: str, start: int, end: int) -> bytes:
 
 def _fetch_from_hub(address: str, start: int, end: int) -> bytes:
     """Return a range of a file on the Hub; its own client would retry uncounted, and wait without a limit of ours."""
+    _limit_silence()
     file_system, path = fsspec.core.url_to_fs(address)
     headers = {"range": f"bytes={start}-{end - 1}", **build_hf_headers()}
     url = file_system.url(path)
@@ -161,12 +208,14 @@ def _fetch_from_hub(address: str, start: int, end: int) -> bytes:
 
 def file_info(address: str) -> dict[str, Any]:
     """Return what the file system says of a file: `size`, and what tells its versions apart."""
+    _limit_silence()
     file_system, path = fsspec.core.url_to_fs(address)
     return dict(patiently(lambda: file_system.info(path), address))
 
 
 def list_addresses(address: str) -> list[str]:
     """Return the files below an address, sorted; the file itself if it is one. Hidden ones are left out."""
+    _limit_silence()
     file_system, path = fsspec.core.url_to_fs(address)
     found = patiently(lambda: file_system.find(path), address)
     names = (name for name in found if not re.search(r"(^|/)[._]", name.removeprefix(path)))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import DataError, NoAudioError
 from .block_cache import BlockCache
 from .clips import RawClip, clip_name, path_and_bytes
-from .network import NetworkError, file_info, is_address, open_address
+from .network import AHEAD_SECONDS, NetworkError, file_info, is_address, open_address
 
 INDEX_THREADS = 16  # footers, and columns of names, that are read at a time
 FETCH_THREADS = 4  # row groups fetched ahead at a time, in each process
@@ -94,7 +94,8 @@ class ParquetClips:
     def prefetch(self, blocks: Iterable[int]) -> None:
         """Begin to fetch these blocks in the background; what goes wrong is met again when a clip is asked for."""
         for block in blocks:
-            self._ahead.submit(block, partial(self.cache.prepare, self._name(block), partial(self._copy, block)))
+            write = partial(self._copy, block, patience_seconds=AHEAD_SECONDS)
+            self._ahead.submit(block, partial(self.cache.prepare, self._name(block), write))
 
     def wait(self) -> None:
         """Wait until what `prefetch` began is done."""
@@ -145,7 +146,8 @@ class ParquetClips:
             try:
                 self._opened[block] = self.cache.get(self._name(block), partial(self._copy, block))
             except (NetworkError, OSError, pyarrow.ArrowException) as error:
-                raise DataError(f"reading {self._file(block)[0]} failed: {_text(error)}") from error
+                path, text = self._file(block)[0], _text(error)
+                raise DataError(text if path in text else f"reading {path} failed: {text}") from error
             if len(self._opened) > MAX_OPENED:
                 self._opened.pop(next(iter(self._opened)))
         return self._opened[block]
@@ -159,11 +161,11 @@ class ParquetClips:
         facts = [*self._file(block), self.audio_column, self.speaker_column]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
-    def _copy(self, block: int, target: pyarrow.NativeFile) -> None:
+    def _copy(self, block: int, target: pyarrow.NativeFile, patience_seconds: float | None = None) -> None:
         """Write a block as Arrow, a few rows at a time: row groups can be larger than the memory."""
         path, _, group = self._file(block)
         columns = list(filter(None, (self.audio_column, self.speaker_column)))
-        with closing(_open(path)) as source:
+        with closing(_open(path, patience_seconds)) as source:
             file = pyarrow.parquet.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False)
             schema = pyarrow.schema([file.schema_arrow.field(column) for column in columns])
             with pyarrow.ipc.new_file(target, schema) as writer:
@@ -248,8 +250,8 @@ def _version(path: str) -> str:
     return "-".join([str(info["size"]), *marks])
 
 
-def _open(path: str) -> BinaryIO:
-    return open_address(path) if is_address(path) else open(path, "rb")
+def _open(path: str, patience_seconds: float | None = None) -> BinaryIO:
+    return open_address(path, patience_seconds) if is_address(path) else open(path, "rb")
 
 
 def _parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ..errors import DataError
 from .clips import Clips
@@ -32,6 +34,7 @@ from .opening import (
 from .source_errors import no_split
 from .streams import StreamedClips
 from .tables import StoredAudio
+from .tars import TarClips
 
 
 def open_hub(request: Request) -> Clips | StreamedClips:
@@ -39,18 +42,27 @@ def open_hub(request: Request) -> Clips | StreamedClips:
     builder = datasets.load_dataset_builder(
         request.path, name=request.configuration, revision=request.revision
     )
+    if isinstance(builder, Csv | Json):  # small beside the audio they name, which is read while training
+        return _open_manifests(request, files_of_split(request, builder))
+    if isinstance(builder, WebDataset) and not request.streaming:  # its own reader needs torchcodec
+        return _open_downloaded_tars(request, files_of_split(request, builder))
     if not request.streaming:
         return as_table(request, prepare_split(builder, request), None)
     if isinstance(builder, Parquet):
         return open_parquet(request, builder, None)
-    if isinstance(builder, Csv | Json):  # small beside the audio they name, which is read while training
-        return _open_manifests(request, files_of_split(request, builder))
     if isinstance(builder, FolderBasedBuilder):
         files = files_of_split(request, builder)
         if all(map(is_audio, files)):
             return as_table(request, _addresses(files), None)
         builder.BASE_FEATURE = StoredAudio
     return as_stream(request, builder.as_streaming_dataset(split=request.split))
+
+
+def _open_downloaded_tars(request: Request, addresses: Sequence[str]) -> Clips:
+    paths = datasets.DownloadManager().download(list(addresses))
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    files = [os.path.relpath(path, root) for path in paths]
+    return TarClips(Path(root), files, request.audio_column, request.speaker_column)
 
 
 def open_address_folder(request: Request) -> Clips | StreamedClips:

@@ -7,6 +7,7 @@ import re
 import datasets
 
 from ..errors import DataError
+from .network import reason
 
 
 def explain(
@@ -67,5 +68,5 @@ def _shortened(error: BaseException, limit: int = 200) -> str:
     """Return the innermost cause of an error as one short line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = reason(error)
     return text if len(text) <= limit else text[: limit - 1] + "…"

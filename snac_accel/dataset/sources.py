@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import DataError
 from .clips import Clips
 from .local_sources import FILE_SUFFIXES, open_local
-from .network import NetworkError, is_address
+from .network import NetworkError, is_address, open_patiently
 from .opening import Request
 from .remote_sources import open_address_folder, open_hub
 from .source_errors import explain
@@ -34,7 +34,7 @@ def open_source(request: Request) -> Clips | StreamedClips:
             return open_local(request, local.absolute())
         if looks_local(request.path):
             raise DataError(f"no such folder or file: {request.path!r}")
-        return open_hub(request)
+        return open_patiently(lambda: open_hub(request))
     except DataError:
         raise
     except NetworkError as error:
