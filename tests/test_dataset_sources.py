@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from snac_accel.audio import AudioReader
-from snac_accel.dataset import AudioDataset
+from snac_accel.dataset import AudioDataset, SampleKey
 from snac_accel.dataset.clips import clip_name
 from snac_accel.dataset.tables import StoredAudio
 from snac_accel.errors import DataError
@@ -240,13 +240,15 @@ def test_metadata_outside_the_folder_is_refused(clips: list[Path], tmp_path: Pat
 
 
 def test_odd_folders(clips: list[Path], tmp_path: Path) -> None:
-    """Loops of links end, hidden files are left out, names not in UTF-8 and missing clips are reported."""
+    """Loops of links end, hidden files are left out, names not in UTF-8 are read, missing clips are reported."""
     copy_clips(clips[:2], tmp_path, "a")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "a" / "._hidden.wav").write_bytes(b"resource fork")
-    Path(str(tmp_path / "a") + "/\udcff.wav").write_bytes(b"x")
+    shutil.copy(clips[0], str(tmp_path / "a") + "/\udcff\u00e9.flac")
     (tmp_path / "a" / "dangling.wav").symlink_to(tmp_path / "nowhere.wav")
     dataset = AudioDataset(tmp_path)
-    odd = {"a/\\xff.wav", "a/dangling.wav"}
+    odd = {"a/\\xffé.flac", "a/dangling.wav"}
     assert set(dataset.clip_names()) == odd | {f"a/{clip.name}" for clip in clips[:2]}
     assert all(dataset[index].abs().max() > 0.01 for index in range(4))
+    key = SampleKey(0, 0, dataset.clip_names().index("a/\\xffé.flac"))
+    assert dataset[key].failures == []

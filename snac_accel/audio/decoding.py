@@ -41,10 +41,13 @@ class AudioFile(AbstractContextManager["AudioFile"]):
     """An opened clip: `info`, and `decode` for a range of its frames.
 
     `source` is a path, the bytes of a file, or a file opened for reading bytes that can seek (taken over: it is
-    closed with the clip). Raises AudioError with the reason if no real clip looks like this.
+    closed with the clip). With `segment`, start and length in seconds, that part of the file is the clip. Raises
+    AudioError with the reason if no real clip looks like this.
     """
 
-    def __init__(self, source: str | Path | bytes | BinaryIO) -> None:
+    def __init__(
+        self, source: str | Path | bytes | BinaryIO, segment: tuple[float, float] | None = None
+    ) -> None:
         self._bytes = open_handle(source)
         self._last_page: int | None = None
         try:
@@ -55,7 +58,9 @@ class AudioFile(AbstractContextManager["AudioFile"]):
             self._bytes.close()
             raise
         try:
-            self.info = _checked_info(self._file)
+            info = _checked_info(self._file)
+            self._first, num_frames = _frames_of(segment, info)
+            self.info = info._replace(num_frames=num_frames)
         except AudioError:
             self.close()
             raise
@@ -77,6 +82,7 @@ class AudioFile(AbstractContextManager["AudioFile"]):
 
     def decode(self, start: int, count: int) -> NDArray[np.float32]:
         """Return `count` frames (T, C) from `start`, fewer where the file ends early."""
+        start, count = self._first + start, min(count, self.info.num_frames - start)
         with self._errors(f"decoded at frame {start}"):
             if self._file.format == "MP3":
                 with _quiet():
@@ -129,10 +135,22 @@ class _Reader(soundfile.SoundFile):
         return False
 
 
-def probe(source: str | Path | bytes | BinaryIO) -> AudioInfo:
+def probe(source: str | Path | bytes | BinaryIO, segment: tuple[float, float] | None = None) -> AudioInfo:
     """Return what the header of a clip (see `AudioFile`) says; raise AudioError if it cannot be used."""
-    with AudioFile(source) as file:
+    with AudioFile(source, segment) as file:
         return file.info
+
+
+def _frames_of(segment: tuple[float, float] | None, info: AudioInfo) -> tuple[int, int]:
+    """Return the first frame and the number of frames of a segment; raise AudioError if the file ends before it."""
+    if segment is None:
+        return 0, info.num_frames
+    first, length = (round(seconds * info.sampling_rate) for seconds in segment)
+    num_frames = min(length, info.num_frames - first)
+    if first < 0 or num_frames <= 0:
+        seconds = info.num_frames / info.sampling_rate
+        raise AudioError(f"has no segment of {segment[1]:g} s at {segment[0]:g} s: it lasts {seconds:g} s")
+    return first, num_frames
 
 
 def _checked_info(file: soundfile.SoundFile) -> AudioInfo:

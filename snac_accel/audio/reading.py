@@ -30,12 +30,18 @@ class AudioReader(AbstractContextManager["AudioReader"]):
     `source` is a path, the bytes of a file, or an opened binary file that can seek, which is closed with the
     reader; wav, flac, ogg, opus, mp3 and what else libsndfile reads. Only the window is decoded: exact to the
     bit for wav, flac and ogg, to 1e-6 for mp3, and to about 3e-3 for opus at low bitrates (in its mode for speech
-    the decoder remembers more than a seek restores). Raises AudioError with the reason if the clip cannot be used.
+    the decoder remembers more than a seek restores). With `segment`, start and length in seconds, that part of the
+    file is the clip. Raises AudioError with the reason if the clip cannot be used.
     """
 
-    def __init__(self, source: str | Path | bytes | BinaryIO, sampling_rate: int) -> None:
+    def __init__(
+        self,
+        source: str | Path | bytes | BinaryIO,
+        sampling_rate: int,
+        segment: tuple[float, float] | None = None,
+    ) -> None:
         self.sampling_rate = sampling_rate
-        self._file = AudioFile(source)
+        self._file = AudioFile(source, segment)
         self.info = self._file.info
         try:
             self._resampler = _resampler(self.info.sampling_rate, sampling_rate)

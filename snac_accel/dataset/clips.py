@@ -20,6 +20,7 @@ class RawClip(NamedTuple):
     name: str  # relative to the folder or repository; for messages and for the hash that holds clips out
     source: str | bytes  # a local path, an address such as hf://… or the bytes of the file
     speaker: str | None
+    segment: tuple[float, float] | None = None  # start and length in seconds: this part of a longer file
 
 
 class Clips(Protocol):

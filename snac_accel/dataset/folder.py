@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -110,5 +111,13 @@ def _metadata_rows(path: Path) -> list[dict[str, object]]:
 
 
 def _storable(text: str) -> str:
-    """Return text that Arrow can store: a name not in UTF-8 is escaped, and its clip reported as missing."""
+    """Return text that Arrow can store: what is not UTF-8 is escaped, `\\xff` (see `on_disk`)."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def on_disk(path: str) -> str:
+    """Return the path of a file whose stored name may be escaped because it is not in UTF-8."""
+    if "\\x" not in path or os.path.exists(path):
+        return path
+    escaped = re.compile(rb"\\x([89a-f][0-9a-f])")
+    return os.fsdecode(escaped.sub(lambda code: bytes([int(code[1], 16)]), path.encode()))

@@ -18,7 +18,7 @@ from .network import is_address
 from .parquet import ParquetClips
 from .source_errors import no_split
 from .streams import StreamedClips
-from .tables import RowReader, StoredAudio, TableClips
+from .tables import SEGMENT_COLUMNS, RowReader, StoredAudio, TableClips
 
 PROBED_ROWS = 8  # rows looked at before a column of text is said to hold no audio
 
@@ -36,9 +36,10 @@ class Request:
     speaker_column: str | None = None
     cache: BlockCache | None = None  # of what is read while training; None: the default one
 
-    def reader(self, root: str | None) -> RowReader:
-        """Return what turns rows into clips."""
-        return RowReader(self.audio_column, self.speaker_column, root, self.split)
+    def reader(self, root: str | None, rows: Any) -> RowReader:
+        """Return what turns these rows into clips."""
+        has_segments = set(SEGMENT_COLUMNS) <= set(rows.column_names or ())
+        return RowReader(self.audio_column, self.speaker_column, root, self.split, has_segments)
 
     def pick(self, splits: Mapping[Any, Any]) -> Any:
         """Return the split asked for; raises DataError naming those there are."""
@@ -97,7 +98,7 @@ def as_table(request: Request, rows: Any, root: str | None) -> TableClips:
         raise DataError(f"{request.path!r} holds no clips in split {request.split!r}")
     rows = _undecoded(request, rows, rows.column_names)
     _check_audio(request, rows, root)
-    return TableClips(rows, request.reader(root))
+    return TableClips(rows, request.reader(root, rows))
 
 
 def as_stream(request: Request, rows: Any) -> StreamedClips:
@@ -107,7 +108,7 @@ def as_stream(request: Request, rows: Any) -> StreamedClips:
         raise DataError(f"{request.path!r} holds no clips")
     rows = _undecoded(request, rows, names)
     _check_audio(request, rows, None)
-    return StreamedClips(rows, request.reader(None), request.path)
+    return StreamedClips(rows, request.reader(None, rows), request.path)
 
 
 def _undecoded(request: Request, rows: Any, names: Sequence[str]) -> Any:
@@ -116,6 +117,9 @@ def _undecoded(request: Request, rows: Any, names: Sequence[str]) -> Any:
     for column in wanted:
         if column not in names:
             raise NoAudioError(f"{request.path!r} has no column {column!r}; there are: {', '.join(names)}")
+    features = rows.features or {}
+    if all(getattr(features.get(name), "dtype", "").startswith(("float", "int")) for name in SEGMENT_COLUMNS):
+        wanted += [name for name in SEGMENT_COLUMNS if name not in wanted]
     rows = rows.select_columns(wanted)
     if isinstance((rows.features or {}).get(request.audio_column), datasets.Audio):
         rows = rows.cast_column(request.audio_column, StoredAudio(decode=False))

@@ -14,7 +14,11 @@ import pyarrow
 import pyarrow.compute
 
 from .clips import RawClip, clip_name, path_and_bytes
+from .folder import on_disk
 from .network import is_address
+
+
+SEGMENT_COLUMNS = ("offset", "duration")
 
 
 class StoredAudio(datasets.Audio):
@@ -33,21 +37,31 @@ class RowReader:
     speaker_column: str | None
     root: str | None  # where relative paths start: a folder or an address
     split: str
+    has_segments: bool = False  # columns `offset` and `duration`, in seconds, as in NeMo's manifests
 
     def clip(self, row: Mapping[str, Any], index: int | None = None) -> RawClip:
         """Return the clip of a row; `index` names it if it has no file name, else its content does."""
         speaker = str(row[self.speaker_column]) if self.speaker_column else None
         path, content = path_and_bytes(row[self.audio_column])
-        name = self.name(path, index, content)
+        segment = _segment(row["offset"], row["duration"]) if self.has_segments else None
+        name = self.name(path, index, content, segment)
         if content is not None or not path:
-            return RawClip(name, content or b"", speaker)  # nothing at all: reported as empty when it is opened
-        absolute = path if self.root is None or is_address(path) else os.path.join(self.root, path)
-        return RawClip(name, absolute, speaker)
+            return RawClip(
+                name, content or b"", speaker, segment
+            )  # nothing at all: reported as empty when opened
+        absolute = path if self.root is None or is_address(path) else on_disk(os.path.join(self.root, path))
+        return RawClip(name, absolute, speaker, segment)
 
-    def name(self, path: str | None, index: int | None, content: bytes | None = None) -> str:
+    def name(
+        self,
+        path: str | None,
+        index: int | None,
+        content: bytes | None = None,
+        segment: tuple[float, float] | None = None,
+    ) -> str:
         """Return the stable name of a clip with this path, row index or content."""
         if path:
-            return clip_name(path, self.root)
+            return clip_name(path, self.root) + (f"@{segment[0]:g}" if segment else "")
         label = hashlib.blake2b(content or b"", digest_size=8).hexdigest() if index is None else index
         return f"{self.split}/{label}"
 
@@ -79,9 +93,10 @@ class TableClips:
             paths = _paths(table.column(reader.audio_column))
             column = reader.speaker_column
             speakers = table.column(column).to_pylist() if column else [""] * len(table)
+            segments = _segments(table) if reader.has_segments else [None] * len(table)
             found += [
-                (reader.name(p, len(found) + row), str(s))
-                for row, (p, s) in enumerate(zip(paths, speakers, strict=True))
+                (reader.name(path, len(found) + row, None, segment), str(speaker))
+                for row, (path, segment, speaker) in enumerate(zip(paths, segments, speakers, strict=True))
             ]
         return found
 
@@ -93,6 +108,17 @@ class TableClips:
     def digest(self) -> str:
         """Return a hash of all names."""
         return self._digest
+
+
+def _segments(table: pyarrow.Table) -> list[tuple[float, float] | None]:
+    """Return the segment of each row."""
+    columns = (table.column(name).to_pylist() for name in SEGMENT_COLUMNS)
+    return [_segment(offset, duration) for offset, duration in zip(*columns, strict=True)]
+
+
+def _segment(offset: float | None, duration: float | None) -> tuple[float, float] | None:
+    """Return the segment that a row names; None: the whole file."""
+    return None if offset is None or duration is None else (float(offset), float(duration))
 
 
 def _paths(column: pyarrow.ChunkedArray) -> list[str | None]:

@@ -95,7 +95,7 @@ class ValidationClips:
 
     def _read(self, clip: RawClip, sampling_rate: int) -> Tensor:
         """Return the beginning of a clip (T,)."""
-        with AudioReader(read_source(clip), sampling_rate) as reader:
+        with AudioReader(read_source(clip), sampling_rate, clip.segment) as reader:
             return apply_gain(reader.read(0, round(self._max_clip_seconds * sampling_rate)))
 
 

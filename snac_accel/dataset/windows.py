@@ -49,7 +49,7 @@ class WindowReader:
 
     def read(self, clip: RawClip, draws: Draws, key: SampleKey, attempt: int = 0) -> tuple[Tensor, int]:
         """Return a window (1, T) of a clip and how many samples of it are padding, or raise AudioError."""
-        with AudioReader(read_source(clip), self.sampling_rate) as reader:
+        with AudioReader(read_source(clip), self.sampling_rate, clip.segment) as reader:
             seconds = reader.num_samples / self.sampling_rate
             if seconds < self.min_clip_seconds:
                 raise TooShort(f"lasts {seconds:.3f} s, less than {self.min_clip_seconds:g} s")

@@ -96,9 +96,9 @@ def examine_clip(
 
 
 def _measure(clip: RawClip, rule: WindowRule, max_seconds: float) -> Sound:
-    with AudioReader(read_source(clip), rule.sampling_rate) as reader:
+    with AudioReader(read_source(clip), rule.sampling_rate, clip.segment) as reader:
         reader.read(max(0, reader.num_samples - rule.num_samples))  # its end, as training would read it
-    with AudioFile(read_source(clip)) as file:
+    with AudioFile(read_source(clip), clip.segment) as file:
         info, encoding = file.info, encoding_of(file)
         rate = info.sampling_rate
         window = max(1, round(rule.seconds * rate))
@@ -158,4 +158,4 @@ def _sound(
 
 def encoding_of(file: AudioFile) -> str:
     """Return container and encoding of an opened clip, as libsndfile names them: "FLAC PCM_16"."""
-    return f"{file._file.format} {file._file.subtype}"
+    return file.encoding

@@ -163,7 +163,7 @@ def _pieces(
     """Yield what is to be known of each piece of a clip; store the bytes that the source will not give again."""
     source, is_own = local_source(raw)
     rate = settings.sampling_rate if settings.encode else None
-    for piece in convert(source, rate, settings.max_clip_seconds):
+    for piece in convert(source, rate, settings.max_clip_seconds, raw.segment):
         content = whole(source) if piece.content is None else piece.content
         is_kept = piece.content is None and is_own and keep_in_place
         name = storable(raw.name)

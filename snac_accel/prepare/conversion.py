@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..audio import AudioError, AudioReader, probe
 from ..audio.decoding import AudioFile
 
+Segment = tuple[float, float]  # start and length in seconds
 BLOCK_SECONDS = 30.0  # decoded at a time
 SHORTEST_BLOCK_SECONDS = (
     2.0  # an mp3 may end up to 4608 frames before its header says; no block lies in there
@@ -47,35 +48,39 @@ class Piece(NamedTuple):
 
 
 def convert(
-    source: str | bytes, encode_rate: int | None = None, max_clip_seconds: float | None = None
+    source: str | bytes,
+    encode_rate: int | None = None,
+    max_clip_seconds: float | None = None,
+    segment: Segment | None = None,
 ) -> Iterator[Piece]:
     """Yield the pieces of a clip, a path or the bytes of a file; at least one. Raises AudioError if it is bad.
 
     Without `encode_rate` (Hz, mono) a clip that is short enough stays as it is; a longer one is cut into FLAC with its own
-    rate and channels, which loses nothing of 16 and 24 bits.
+    rate and channels, which loses nothing of 16 and 24 bits. `segment` (start and length in seconds) is cut out of a longer
+    file the same way.
     """
-    info = probe(source)
+    info = probe(source, segment)
     rate = encode_rate or info.sampling_rate
-    num_samples, peak = _check(source, rate)
+    num_samples, peak = _check(source, rate, segment)
     limit = num_samples if max_clip_seconds is None else max(1, int(max_clip_seconds * rate))
     num_pieces = -(-num_samples // limit)
     suffix = _suffix(source)
-    if num_pieces == 1 and encode_rate is None:
+    if num_pieces == 1 and encode_rate is None and segment is None:
         yield Piece(num_samples / rate, rate, suffix, None, None)
         return
     for number in range(num_pieces):
         start, end = (num_samples * edge // num_pieces for edge in (number, number + 1))
         if encode_rate is None:
-            content = _cut(source, rate, info.num_channels, start, end)
+            content = _cut(source, segment, rate, info.num_channels, start, end)
         else:
-            content = _encode(source, rate, start, end, min(1.0, 1.0 / peak) if peak else 1.0)
+            content = _encode(source, segment, rate, start, end, min(1.0, 1.0 / peak) if peak else 1.0)
         yield Piece((end - start) / rate, rate, "flac", content, None if num_pieces == 1 else number)
 
 
-def _check(source: str | bytes, rate: int) -> tuple[int, float]:
+def _check(source: str | bytes, rate: int, segment: Segment | None) -> tuple[int, float]:
     """Decode a clip to its end; return its length at `rate` in samples, and its peak."""
     peak = 0.0
-    with AudioReader(source, rate) as reader:
+    with AudioReader(source, rate, segment) as reader:
         for start, end in _blocks(0, reader.num_samples, rate):
             peak = max(peak, float(reader.read(start, end - start).abs().max()))
         return reader.num_samples, peak
@@ -90,18 +95,22 @@ def _blocks(start: int, end: int, rate: int) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
-def _encode(source: str | bytes, rate: int, start: int, end: int, gain: float) -> bytes:
+def _encode(
+    source: str | bytes, segment: Segment | None, rate: int, start: int, end: int, gain: float
+) -> bytes:
     """Return part of a clip as mono FLAC of 16 bits at `rate`."""
-    with AudioReader(source, rate) as reader:
+    with AudioReader(source, rate, segment) as reader:
         blocks = (reader.read(first, last - first) * gain for first, last in _blocks(start, end, rate))
         return _flac((block.unsqueeze(1) for block in blocks), rate, 1, "PCM_16")
 
 
-def _cut(source: str | bytes, rate: int, num_channels: int, start: int, end: int) -> bytes:
+def _cut(
+    source: str | bytes, segment: Segment | None, rate: int, num_channels: int, start: int, end: int
+) -> bytes:
     """Return part of a clip as FLAC with its own rate, channels and, up to 24, bits."""
     with soundfile.SoundFile(source if isinstance(source, str) else io.BytesIO(source)) as file:
         subtype = "PCM_24" if file.subtype in FINE else "PCM_16"
-    with AudioFile(source) as clip:
+    with AudioFile(source, segment) as clip:
         blocks = (
             torch.from_numpy(clip.decode(first, last - first)) for first, last in _blocks(start, end, rate)
         )
