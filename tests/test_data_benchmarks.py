@@ -53,3 +53,17 @@ def test_a_stream_is_read_once_and_measured(monkeypatch: pytest.MonkeyPatch, tmp
     rows = re.findall(r"^\| ([\d.]+) +\| (\d+) +\| (\d+) +\| (\d+) +\|$", printed, re.MULTILINE)
     assert len(rows) == 10
     assert all(int(resident) >= int(private) > 50 for _, resident, private, _ in rows)
+
+
+def test_the_wait_for_data_is_that_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import data_wait
+
+    monkeypatch.setattr(data_wait, "LOG_EVERY", 1)
+    monkeypatch.setattr(data_wait, "SKIPPED", 1)
+    assert data_wait.main(["--steps", "3", "--workers", "0"]) == 0
+    cells = re.search(r"^\| 0 +\| ([\d.]+) +\| ([\d.]+)% +\| ([\d.]+)% +\|$", capsys.readouterr().out, re.MULTILINE)
+    assert cells is not None
+    assert 0 < float(cells[2]) <= float(cells[3]) < 100

@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..files import TEMPORARY_PREFIX
 
 DEFAULT_BYTES = 10 * 10**9
+MAX_FETCHES = 20  # of one block in a row, each removed by another process before it was read
 NUM_LOCKS = 16  # names share them, so a machine fetches at most so many blocks at a time
 Writer = Callable[[pyarrow.NativeFile], None]
 
@@ -45,13 +46,18 @@ class BlockCache:
         return cls(default_folder())
 
     def get(self, name: str, write: Writer) -> pyarrow.Table:
-        """Return block `name`, mapped from the disk; `write` fetches it into an open file if it is not there."""
-        while True:
-            table = self._read(name)
-            if table is None:
-                self._add(name, write)
-            else:
+        """Return block `name`, mapped from the disk; `write` fetches it into an open file if it is not there.
+
+        Raises DataError if the folder cannot be written, or keeps nothing.
+        """
+        for _ in range(MAX_FETCHES):
+            if (table := self._read(name)) is not None:
                 return table
+            self._add(name, write)
+        raise DataError(
+            f"{self.folder} keeps no block long enough to be read: raise data.cache_gigabytes, "
+            f"{self.max_bytes / 1e9:g} now"
+        )
 
     def prepare(self, name: str, write: Writer) -> None:
         """Fetch block `name` unless it is there."""
