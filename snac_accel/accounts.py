@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,17 @@ class SourceAccounts:
         self.totals = {} if totals is None else totals  # over all ranks
         for name in self.names:
             self.totals.setdefault(name, {"windows": 0, "bad_clips": 0})
-        self.bad = BadSamples(max_bad_fraction, reported_before(bad_samples_file(logs, rank)))
+        self.bad = BadSamples(max_bad_fraction, self._reported_before(bad_samples_file(logs, rank)))
         self._own = self._zeros()  # of this rank, since the last `take`
         self._tries = self._bad = 0  # over all ranks, since this process started
+
+    def _reported_before(self, file: Path) -> Iterator[tuple[int, str]]:
+        """Yield source and name of the clips that a run wrote down before it was interrupted."""
+        if file.is_file():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, KeyError, TypeError):  # a line cut off by a kill, a source of another run
+                    record = json.loads(line)
+                    yield self.names.index(record["source"]), record["name"]
 
     def _zeros(self) -> list[list[int]]:
         return [[0, 0] for _ in self.names]  # windows and bad clips of each source
@@ -74,16 +83,3 @@ class SourceAccounts:
 def bad_samples_file(logs: Path, rank: int) -> Path:
     """Return the file in which a rank names the clips that it could not use."""
     return logs / (BAD_SAMPLES_FILE if rank == 0 else f"rank_{rank}.{BAD_SAMPLES_FILE}")
-
-
-def reported_before(file: Path) -> list[str]:
-    """Return the names that a run wrote down before it was interrupted."""
-    if not file.is_file():
-        return []
-    names = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            names.append(json.loads(line)["name"])
-        except (ValueError, KeyError, TypeError):  # a line cut off by a kill
-            continue
-    return names

@@ -45,6 +45,7 @@ def save_checkpoint(
     config_hash: str,
     world_size: int = 1,
     global_batch_size: int = 0,
+    data: dict[str, str] | None = None,
     keep_last: int | None = None,
 ) -> Path:
     """Write `folder/step_N` for the state's step and remove all but the `keep_last` newest; call it on one rank only."""
@@ -57,6 +58,7 @@ def save_checkpoint(
             "config_hash": config_hash,
             "world_size": world_size,
             "global_batch_size": global_batch_size,
+            "data": data or {},
         }
         write_json(draft / MANIFEST, {"format": FORMAT, **facts, "files": _fingerprints(draft)})
     if keep_last is not None:

@@ -86,12 +86,27 @@ def check_passes(config: TrainingConfig, mixture: Mixture, global_batch_size: in
             )
 
 
+def training_facts(training: Mixture) -> dict[str, str]:
+    """What tells the clips of each source apart from others."""
+    return {name: part.digest() for name, part in zip(training.names, training.parts, strict=True)}
+
+
+def changed_data(manifest: Mapping[str, Any], training: Mixture) -> str | None:
+    """The sentence about data that are not those of the checkpoint; None if they are, or it does not say."""
+    before, now = manifest.get("data") or {}, training_facts(training)
+    changed = [name for name in now if before and before.get(name) != now[name]]
+    if not changed:
+        return None
+    first = changed[0]
+    return (
+        f"warning: the clips of {', '.join(changed)} are not those of the checkpoint ({before.get(first)} before, "
+        f"{now[first]} now): in this epoch some may come twice and some not at all"
+    )
+
+
 def data_facts(training: Mixture, validation: ValidationClips | None) -> dict[str, str]:
     """What ranks compare to know that they have the same data."""
-    facts = {
-        f"the training data of {name!r}": part.digest()
-        for name, part in zip(training.names, training.parts, strict=True)
-    }
+    facts = {f"the training data of {name!r}": digest for name, digest in training_facts(training).items()}
     if validation is not None:
         facts["the validation data"] = f"{len(validation)} clips ({' '.join(validation.names)[:200]})"
     return facts

@@ -23,6 +23,7 @@ from .export import check_export, write_export
 from .generator import TrainableSNAC
 from .meter import StepMeter
 from .report import results_table
+from .run_data import training_facts
 from .run_folder import RunFolder
 from .signals import STOP_SIGNALS, StopSignal
 from .state import TrainState
@@ -214,6 +215,7 @@ def save(session: Session) -> None:
             config_hash=config_hash(session.config),
             world_size=session.accelerator.num_processes,
             global_batch_size=session.global_batch_size,
+            data=training_facts(session.training),
             keep_last=session.config.checkpoint.keep_last,
         )
         session.tracking.say(f"step {session.state.step}: saved {path}")

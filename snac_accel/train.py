@@ -31,6 +31,7 @@ from .launching import accumulation_steps, create_accelerator, release
 from .optimizers import setup_optimizers
 from .report import Processes, introduction
 from .run_data import (
+    changed_data,
     check_passes,
     data_facts,
     data_promise,
@@ -171,10 +172,13 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
     state = setup_state(config, accelerator, generator, discriminators)
     global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
     check_passes(config, training, global_batch_size)
-    promise = None
+    promises: list[str | None] = []
     if (checkpoint := folder.resume_from) is not None:
         manifest = on_every_rank(accelerator, lambda: load_checkpoint(checkpoint, state))
-        promise = data_promise(manifest, config, accelerator.num_processes, global_batch_size)
+        promises = [
+            data_promise(manifest, config, accelerator.num_processes, global_batch_size),
+            changed_data(manifest, training),
+        ]
     tracking = Tracking(
         accelerator,
         folder.logs,
@@ -188,7 +192,7 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
         accelerator.num_processes, accumulation, str(accelerator.device), accelerator.mixed_precision
     )
     tracking.say(introduction(config, generator, discriminators, folder, processes))
-    for line in [*describe_data(training, config, global_batch_size), *filter(None, [promise])]:
+    for line in [*describe_data(training, config, global_batch_size), *filter(None, promises)]:
         tracking.say(line)
     if accelerator.is_main_process:
         for finding in quick_check(training, config):

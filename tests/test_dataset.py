@@ -338,7 +338,7 @@ def test_padding_is_counted(demo_folder: Path) -> None:
 
 
 def test_the_share_of_bad_clips_stops_a_run() -> None:
-    tally = BadSamples(max_bad_fraction=0.1, reported=["seen"])
+    tally = BadSamples(max_bad_fraction=0.1, reported=[(0, "seen")])
     good = Batch(torch.zeros(18, 1, 1), ["good"] * 18, 0, [], [0] * 18)
     failures = [Failure(name, "is empty", "bad") for name in ("seen", "new")]
     failures.append(Failure("tiny", "lasts 0.1 s", "short"))

@@ -67,7 +67,8 @@ def test_a_worker_lost_again_and_again_ends_the_run_in_one_line(source: AudioDat
     with pytest.raises(DataError, match=r"data workers were lost 4 times in a row") as caught:
         list(make_loader(fragile, 3, num_steps=8, num_workers=1, pin_memory=False))
     assert "\n" not in str(caught.value)
-    assert len((tmp_path / "tally").read_text()) == loader.MAX_REPLACEMENTS + 1
+    deaths = len((tmp_path / "tally").read_text())  # one more if the first batch was lost with its worker
+    assert loader.MAX_REPLACEMENTS + 1 <= deaths <= loader.MAX_REPLACEMENTS + 2
 
 
 def test_a_fault_in_the_code_is_not_hidden(source: AudioDataset, tmp_path: Path) -> None:

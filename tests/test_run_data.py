@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def test_a_bad_clip_is_reported_once_also_after_an_interruption(folders: Path, t
         (data / clip.name).write_bytes(clip.read_bytes())
     (data / "page.wav").write_bytes(b"<html>404</html>")
     changes: dict[str, Any] = {"data": {"dataset_path": str(data), "max_bad_fraction": 1.0}}
+    run = tmp_path / "run"
     for steps in (4, 8):
-        run = tmp_path / "run"
         main(tiny_config(run, validation={"enabled": False}, training={"num_iterations": steps}, **changes))
     lines = [json.loads(line) for line in (run / "logs" / "bad_samples.jsonl").read_text().splitlines()]
     assert [(line["name"], line["kind"], line["source"]) for line in lines] == [("page.wav", "bad", "data")]
@@ -153,3 +154,19 @@ def test_accounts_add_up_over_ranks(tmp_path: Path) -> None:
             }  # fmt: skip
             assert rank.stop_message() is None
     assert bad_samples_file(tmp_path, 1).name == "rank_1.bad_samples.jsonl"
+
+
+def test_data_that_changed_since_the_checkpoint_are_said(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another clip is another permutation: the run goes on, but not in silence."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(folders / "files", data)
+    for steps, said in ((2, False), (3, False), (4, True)):
+        if said:
+            shutil.copy(next(data.iterdir()), data / "new.flac")
+        config = {"data": {"dataset_path": str(data)}, "validation": {"enabled": False}}
+        main(tiny_config(run, training={"num_iterations": steps}, **config))
+        printed = capsys.readouterr()
+        text = "warning: the clips of data are not those of the checkpoint (4 clips"
+        assert (text in printed.out + printed.err) == said

@@ -145,8 +145,8 @@ def _frames_of(segment: tuple[float, float] | None, info: AudioInfo) -> tuple[in
     """Return the first frame and the number of frames of a segment; raise AudioError if the file ends before it."""
     if segment is None:
         return 0, info.num_frames
-    first, length = (round(seconds * info.sampling_rate) for seconds in segment)
-    num_frames = min(length, info.num_frames - first)
+    first = round(segment[0] * info.sampling_rate)
+    num_frames = round(min(segment[1] * info.sampling_rate, info.num_frames - first))  # endless: to the end
     if first < 0 or num_frames <= 0:
         seconds = info.num_frames / info.sampling_rate
         raise AudioError(f"has no segment of {segment[1]:g} s at {segment[0]:g} s: it lasts {seconds:g} s")

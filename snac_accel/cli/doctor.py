@@ -64,6 +64,11 @@ def _check(flags: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} {value}: should be at least 1")
     if flags.output and Path(flags.output).exists() and not Path(flags.output).is_dir():
         raise ConfigError(f"--output {flags.output}: is a file, should be a folder")
+    if flags.output:
+        try:
+            Path(flags.output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--output {flags.output}: cannot be created: {error.strerror}") from error
 
 
 def _diagnose(config: TrainingConfig, flags: argparse.Namespace) -> Diagnosis:
@@ -122,7 +127,6 @@ def _write(folder: Path, diagnosis: Diagnosis, report: dict[str, Any], is_json: 
     from ..doctor import draw_picture
     from ..files import replace_json
 
-    folder.mkdir(parents=True, exist_ok=True)
     replace_json(folder / TABLE_FILE, report)
     draw_picture(diagnosis, folder / PICTURE_FILE)
     print(

@@ -9,6 +9,7 @@ A block that was removed is fetched again when it is asked for: the size changes
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from zlib import crc32
 
 import datasets
 import pyarrow
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ..errors import DataError
 from ..files import TEMPORARY_PREFIX
 
 DEFAULT_BYTES = 10 * 10**9
+AHEAD_WAIT_SECONDS = 15.0  # for a lock, by what is fetched ahead
+STALE_SECONDS = 86_400.0  # after which what a killed process left half written goes
 MAX_FETCHES = 20  # of one block in a row, each removed by another process before it was read
 NUM_LOCKS = 16  # names share them, so a machine fetches at most so many blocks at a time
 Writer = Callable[[pyarrow.NativeFile], None]
@@ -62,7 +65,8 @@ class BlockCache:
     def prepare(self, name: str, write: Writer) -> None:
         """Fetch block `name` unless it is there."""
         if not self._path(name).exists():
-            self._add(name, write)
+            with suppress(Timeout):  # somebody fetches it, or another one: it is asked for again when it is needed
+                self._add(name, write, wait_seconds=AHEAD_WAIT_SECONDS)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.arrow"
@@ -81,14 +85,17 @@ class BlockCache:
                 path.unlink()
             return None
 
-    def _add(self, name: str, write: Writer) -> None:
-        with self._lock(name):
+    def _add(self, name: str, write: Writer, wait_seconds: float = -1) -> None:
+        with self._lock(name, wait_seconds):
             if self._path(name).exists():
                 return
             temporary = self.folder / f"{TEMPORARY_PREFIX}{name}-{os.getpid()}"
             try:
                 with pyarrow.OSFile(str(temporary), "wb") as file:
-                    write(file)
+                    try:
+                        write(file)
+                    except FileNotFoundError as error:  # what is read, not this folder
+                        raise OSError(str(error)) from error
                 os.replace(temporary, self._path(name))
             except OSError as error:
                 if error.errno is None:  # of the network, not of this folder
@@ -99,13 +106,15 @@ class BlockCache:
         self._shrink(keep=name)
 
     @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of this name."""
+    def _lock(self, name: str, wait_seconds: float = -1) -> Iterator[None]:
+        """Hold the lock of this name; raises Timeout if it cannot be had in time (-1: however long it takes)."""
         locks = self.folder / "locks"
         try:
             locks.mkdir(parents=True, exist_ok=True)
             lock = FileLock(locks / str(crc32(name.encode()) % NUM_LOCKS))
-            lock.acquire()
+            lock.acquire(timeout=wait_seconds)
+        except Timeout:
+            raise
         except OSError as error:
             raise self._unwritable(error) from error
         try:
@@ -119,6 +128,10 @@ class BlockCache:
 
     def _shrink(self, keep: str) -> None:
         """Remove the blocks read longest ago until the rest fits."""
+        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
         files = []
         for path in self.folder.glob("*.arrow"):
             with suppress(OSError):  # removed by another process

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio import AudioError
-from .network import NetworkError, is_address, open_address
+from ..errors import DataError
+from .network import NetworkError, is_address, is_network_failure, open_address, without_protocol
 
 
 class RawClip(NamedTuple):
@@ -57,6 +58,8 @@ def read_source(clip: RawClip) -> str | bytes | BinaryIO:
     try:
         return open_address(clip.source)
     except (NetworkError, FileNotFoundError) as error:
+        if is_network_failure(error):  # of the whole source: another clip would fare no better
+            raise DataError(str(error)) from error
         raise AudioError(f"cannot be fetched: {str(error)[:200]}") from error
 
 
@@ -65,6 +68,8 @@ def clip_name(path: str, root: str | Path | None) -> str:
     if root is not None and path.startswith(f"{root}/"):
         return path[len(str(root)) + 1 :]
     if is_address(path):
+        if root is not None and without_protocol(path).startswith(f"{without_protocol(str(root))}/"):
+            return without_protocol(path)[len(without_protocol(str(root))) + 1 :]
         inner = re.sub(r"^\w+://", "", path.split("::")[0])
         return (
             re.sub(r"^(datasets/)?[^/]+/[^/@]+(@[^/]+)?/", "", inner) if path.startswith("hf://") else inner

@@ -7,14 +7,16 @@ it twice loses data.
 from __future__ import annotations
 
 import logging
+import queue
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
+from pickle import UnpicklingError
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -28,7 +30,7 @@ from .samples import Batch, Sample, collate
 PREFETCHED_BATCHES = 2  # per worker
 MAX_REPLACEMENTS = 3  # of lost workers, without a batch in between
 # What torch says of a worker that is gone, or does not answer.
-_LOST = re.compile(r"DataLoader worker .* (exited unexpectedly|is killed by signal)|DataLoader timed out")
+_LOST = re.compile(r"DataLoader worker .* (exited unexpectedly|is killed by signal)")
 _SLOW = re.compile("DataLoader timed out")
 CHECK_SECONDS = 2.0  # how often it is looked whether the workers live, while a batch is waited for
 log = logging.getLogger(__name__)
@@ -85,20 +87,16 @@ class BatchLoader:
     def _open(self, first: int) -> Iterator[Batch]:
         """Yield from micro-batch `first` on; raises LostWorker."""
         batches = self._start(DataLoader(_Batches(self.source, self.layout, first), **self.options))
-        waiting_since = time.monotonic()
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if not _LOST.search(str(error)):
-                    raise
-                if _SLOW.search(str(error)) and time.monotonic() - waiting_since < self.timeout_seconds:
-                    continue  # the workers were looked after; they live
-                raise LostWorker(" ".join(str(error).split())[:200]) from error
-            yield batch
-            waiting_since = time.monotonic()
+        if not self._workers:
+            yield from batches
+            return
+        reader = _Reader(batches)
+        del batches  # the reader's alone: its end is that of the workers
+        try:
+            while (batch := reader.next_batch(self.timeout_seconds)) is not None:
+                yield batch
+        finally:
+            reader.stop()
 
     def _start(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
         """Start the workers, without torch's handler of SIGCHLD.
@@ -156,6 +154,57 @@ def make_loader(
     )
 
 
+class _Reader:
+    """Takes batches from the workers in a thread of its own.
+
+    What a worker began to send, or holds open to be fetched, blocks whoever reads it for ever when the worker is
+    stopped or dies just then; here that is a thread, and the trainer stops waiting for it.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._answers: queue.Queue[Batch | Exception | None] = queue.Queue(maxsize=1)
+        self._stopped = threading.Event()
+        threading.Thread(target=self._read, args=(batches,), name="batches", daemon=True).start()
+
+    def next_batch(self, timeout_seconds: float) -> Batch | None:
+        """Return the next batch, None at the end; raises LostWorker, or what was raised in a worker."""
+        try:
+            answer = self._answers.get(timeout=min(timeout_seconds, threading.TIMEOUT_MAX))
+        except queue.Empty:
+            raise LostWorker(f"none gave a batch for {timeout_seconds:g} s") from None
+        if not isinstance(answer, Exception):
+            return answer
+        # A batch is fetched from its worker when it is unpacked, which fails in these ways if the worker died just then.
+        if isinstance(answer, OSError | EOFError | UnpicklingError) or _LOST.search(str(answer)):
+            raise LostWorker(" ".join(f"{type(answer).__name__}: {answer}".split())[:200]) from answer
+        raise answer
+
+    def stop(self) -> None:
+        """Let the thread end, and the workers with it."""
+        self._stopped.set()
+
+    def _read(self, batches: Iterator[Batch]) -> None:
+        answer: Batch | Exception | None
+        while not self._stopped.is_set():
+            try:
+                answer = next(batches)
+            except StopIteration:
+                answer = None
+            except Exception as error:
+                if _SLOW.search(str(error)):
+                    continue  # the workers were looked after; they live
+                answer = error
+            self._put(answer)
+            if not isinstance(answer, Batch):
+                return
+
+    def _put(self, answer: Batch | Exception | None) -> None:
+        while not self._stopped.is_set():
+            with suppress(queue.Full):
+                self._answers.put(answer, timeout=0.1)
+                return
+
+
 class _Batches(IterableDataset[Batch]):
     """Yields the micro-batches of one process from number `first` on, each of K workers every K-th of them."""
 
@@ -165,14 +214,15 @@ class _Batches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         own, every = (worker.id, worker.num_workers) if worker else (0, 1)
+        retries = num_retries()
         for start in islice(micro_batch_starts(*self.layout), self.first + own, None, every):
-            retries = num_retries()
             try:
                 samples = [self.source.sample_at(start + row) for row in range(self.layout.batch_size)]
             except DataError as error:
                 yield _failed(error)
                 return
-            yield collate(samples)._replace(num_retries=num_retries() - retries)
+            before, retries = retries, num_retries()  # what was fetched ahead between two batches counts too
+            yield collate(samples)._replace(num_retries=retries - before)
 
 
 def _failed(error: DataError) -> Batch:
@@ -190,7 +240,7 @@ def _checked(batch: Batch) -> Batch:
 def _lost_message(error: LostWorker) -> str:
     return (
         f"data workers were lost {MAX_REPLACEMENTS + 1} times in a row ({error}): look for "
-        "a lack of memory, or set data.num_workers to 0 to see the error itself"
+        "a lack of memory (of /dev/shm too, which containers keep small), or set data.num_workers to 0 to see the error itself"
     )
 
 

@@ -39,7 +39,7 @@ def _open_file(request: Request, file: Path) -> Clips:
     if suffix == ".tar":
         return open_tars(file, [file.name], request.split, request.audio_column, request.speaker_column)
     if suffix in MANIFEST_SUFFIXES:
-        return as_table(request, open_manifest(str(file), request.split, request.audio_column), root)
+        return as_table(request, open_manifest(str(file), request.split, request.audio_column), root, is_manifest=True)
     if suffix not in BUILDERS:
         raise DataError(
             f"{request.path!r} is a file, but none of {' '.join(FILE_SUFFIXES)}: give the folder it lies in"

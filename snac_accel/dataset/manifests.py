@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import posixpath
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,7 @@ from .folder import split_of
 from .manifest_rows import Row, read_rows
 from .network import NetworkError, is_address
 from .source_errors import no_split
+from .tables import SEGMENT_COLUMNS
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 # NeMo and its kin, Hub datasets, metadata of audio folders, SpeechBrain.
@@ -73,7 +76,24 @@ def _columns(path: str, column: str, audio_column: str, rows: list[Row]) -> pyar
         for name in names
         if name not in (column, audio_column)
     }
+    if set(SEGMENT_COLUMNS) <= set(names):
+        others |= {name: _seconds(path, name, rows) for name in SEGMENT_COLUMNS}
     return pyarrow.table({audio_column: pyarrow.array(audio, pyarrow.string()), **others})
+
+
+def _seconds(path: str, name: str, rows: list[Row]) -> pyarrow.Array:
+    """Return a column of seconds, null where nothing stands; raises DataError for what is no number."""
+    found: list[float | None] = []
+    for row in rows:
+        value = row.fields.get(name)
+        try:
+            number = None if value in (None, "") else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if number is not None and not math.isfinite(number):
+            raise DataError(f"{path!r} {row.place} has no number of seconds in {name!r}: {_shown(value)}")
+        found.append(number)
+    return pyarrow.array(found, pyarrow.float64())
 
 
 def _file_name(path: str, column: str, row: Row, folder: str | None) -> str:
@@ -86,7 +106,8 @@ def _file_name(path: str, column: str, row: Row, folder: str | None) -> str:
     name = _storable(value.strip())
     if folder is None or is_address(name) or name.startswith("/"):
         return name
-    return f"{folder}/{name.removeprefix('./')}"
+    protocol, _, place = folder.partition("://")
+    return f"{protocol}://{posixpath.normpath(f'{place}/{name}')}"
 
 
 def _audio_column(path: str, audio_column: str, rows: list[Row]) -> str:

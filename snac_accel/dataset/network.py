@@ -14,9 +14,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import fsspec
+import fsspec.asyn
+from fsspec.asyn import AsyncFileSystem
 from huggingface_hub import constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential_jitter
+
+from ..errors import DataError
 
 Result = TypeVar("Result")
 
@@ -24,13 +28,18 @@ PATIENCE_SECONDS = 300.0  # how long a request is tried again; below the 600 s t
 OPENING_SECONDS = 60.0  # the same for the first contact: whoever has just started a run is waiting
 AHEAD_SECONDS = 15.0  # the same for what is fetched ahead: it is asked for again when it is needed
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
-MAX_REFUSALS = 3  # of a link: an expired one is made anew by the next request, a forbidden file stays forbidden
+MAX_REFUSALS = (
+    3  # of a link: an expired one is made anew by the next request, a forbidden file stays forbidden
+)
 STALL_SECONDS = 20.0  # without a byte
 PIECE_BYTES = 8 * 2**20  # of one request, so that a broken one costs little
 BUFFER_BYTES = 2**20
 HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp", "botocore"}
 PERMANENT = {400, 401, 404, 405, 410, 416, 451}  # status codes that asking again does not change
 
+LASTING = (  # errors that asking again does not change
+    FileNotFoundError, IsADirectoryError, PermissionError, NotImplementedError, TypeError, AttributeError, KeyError,
+)  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +70,11 @@ def num_retries() -> int:
 def is_address(path: str) -> bool:
     """Return whether a path has a protocol, such as s3://bucket/folder."""
     return re.match(r"^[a-z][a-z0-9+.-]*://", path, re.IGNORECASE) is not None
+
+
+def without_protocol(address: str) -> str:
+    """Return an address from its first name on: fsspec writes memory://x as memory:///x."""
+    return re.sub(r"^[\w+.-]+:/*", "", address)
 
 
 def patiently(function: Callable[[], Result], address: str, patience_seconds: float | None = None) -> Result:
@@ -123,7 +137,9 @@ def is_network_failure(error: BaseException) -> bool:
     if statuses:
         return statuses[0] not in PERMANENT
     libraries = {type(link).__module__.partition(".")[0] for link in links}
-    return bool(libraries & HTTP_LIBRARIES) or any(isinstance(link, ConnectionError | TimeoutError) for link in links)
+    return bool(libraries & HTTP_LIBRARIES) or any(
+        isinstance(link, ConnectionError | TimeoutError) for link in links
+    )
 
 
 def _limit_silence() -> None:
@@ -141,7 +157,9 @@ def _add_limits(request: Any) -> None:
 
 def _pause(state: RetryCallState) -> float:
     """Return the seconds to wait: growing, or what the server asks for, but not for ever."""
-    growing = wait_exponential_jitter(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS, jitter=FIRST_WAIT_SECONDS)
+    growing = wait_exponential_jitter(
+        multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS, jitter=FIRST_WAIT_SECONDS
+    )
     error = state.outcome.exception() if state.outcome else None
     return max(growing(state), min(_retry_after(error), LONGEST_WAIT_SECONDS))
 
@@ -155,7 +173,9 @@ def _note(state: RetryCallState) -> None:
 
 def _may_pass(error: BaseException) -> bool:
     """Return whether another try may help."""
-    if isinstance(error, NetworkError | FileNotFoundError | IsADirectoryError | NotImplementedError | TypeError):
+    if (
+        isinstance(error, (NetworkError, *LASTING)) or "Credentials" in type(error).__name__
+    ):  # of botocore: none, or a part of them
         return False
     return isinstance(error, Exception) and _status(error) not in PERMANENT
 
@@ -189,10 +209,20 @@ def fetch(address: str, start: int, end: int) -> bytes:
         content = _fetch_from_hub(address, start, end)
     else:
         file_system, path = fsspec.core.url_to_fs(address)
-        content = bytes(file_system.cat_file(path, start=start, end=end))
+        content = bytes(_within_limit(file_system, "cat_file", path, start=start, end=end))
+    if len(content) > end - start:
+        raise NetworkError(f"{address}: this server gives whole files only, not parts of them: download it")
     if len(content) != end - start:
         raise OSError(f"{len(content)} bytes came instead of {end - start}")
     return content
+
+
+def _within_limit(file_system: Any, name: str, *arguments: Any, **options: Any) -> Any:
+    """Call a method of a file system, for at most `STALL_SECONDS` where it can be told so."""
+    if isinstance(file_system, AsyncFileSystem):
+        method = getattr(file_system, f"_{name}")
+        return fsspec.asyn.sync(file_system.loop, method, *arguments, timeout=STALL_SECONDS, **options)
+    return getattr(file_system, name)(*arguments, **options)
 
 
 def _fetch_from_hub(address: str, start: int, end: int) -> bytes:
@@ -206,18 +236,23 @@ def _fetch_from_hub(address: str, start: int, end: int) -> bytes:
     return bytes(response.content)
 
 
-def file_info(address: str) -> dict[str, Any]:
+def file_info(address: str, patience_seconds: float | None = None) -> dict[str, Any]:
     """Return what the file system says of a file: `size`, and what tells its versions apart."""
     _limit_silence()
     file_system, path = fsspec.core.url_to_fs(address)
-    return dict(patiently(lambda: file_system.info(path), address))
+    return dict(patiently(lambda: _within_limit(file_system, "info", path), address, patience_seconds))
 
 
 def list_addresses(address: str) -> list[str]:
     """Return the files below an address, sorted; the file itself if it is one. Hidden ones are left out."""
+    if re.match(
+        r"https?://.*\.\w+$", address
+    ):  # web servers list no folders; a file would be read in search of links
+        file_info(address, OPENING_SECONDS)
+        return [address]
     _limit_silence()
     file_system, path = fsspec.core.url_to_fs(address)
-    found = patiently(lambda: file_system.find(path), address)
+    found = patiently(lambda: file_system.find(path), address, OPENING_SECONDS)
     names = (name for name in found if not re.search(r"(^|/)[._]", name.removeprefix(path)))
     return sorted(str(file_system.unstrip_protocol(name)) for name in names)
 
@@ -228,7 +263,7 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, address: str, patience_seconds: float | None = None) -> None:
         self.address = address
         self.patience_seconds = patience_seconds
-        self.size = int(file_info(address)["size"])
+        self.size = int(file_info(address, patience_seconds)["size"])
         self._position = 0
 
     def readable(self) -> bool:
@@ -258,7 +293,7 @@ class RemoteFile(io.RawIOBase):
         try:
             content = patiently(lambda: fetch(self.address, start, end), self.address, self.patience_seconds)
         except NetworkError as error:
-            raise OSError(str(error)) from error
+            raise (DataError if is_network_failure(error) else OSError)(str(error)) from error
         memoryview(buffer)[: len(content)] = content
         self._position = end
         return len(content)

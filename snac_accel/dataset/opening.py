@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from datasets.packaged_modules.folder_based_builder.folder_based_builder import 
 from ..errors import DataError, NoAudioError
 from .block_cache import BlockCache
 from .clips import path_and_bytes
+from .folder import is_audio
 from .network import is_address
 from .parquet import ParquetClips
 from .source_errors import no_split
@@ -92,11 +93,15 @@ def open_parquet_files(request: Request, files: Sequence[str], root: str | None)
     return clips
 
 
-def as_table(request: Request, rows: Any, root: str | None) -> TableClips:
-    """Return the rows as clips, after checking that the columns exist and hold audio."""
+def as_table(request: Request, rows: Any, root: str | None, is_manifest: bool = False) -> TableClips:
+    """Return the rows as clips, after checking that the columns exist and hold audio.
+
+    In a manifest `offset` and `duration` name parts of files.
+    """
     if len(rows) == 0:
         raise DataError(f"{request.path!r} holds no clips in split {request.split!r}")
-    rows = _undecoded(request, rows, rows.column_names)
+    segments = SEGMENT_COLUMNS if is_manifest and set(SEGMENT_COLUMNS) <= set(rows.column_names) else ()
+    rows = _undecoded(request, rows, rows.column_names, segments)
     _check_audio(request, rows, root)
     return TableClips(rows, request.reader(root, rows))
 
@@ -106,21 +111,21 @@ def as_stream(request: Request, rows: Any) -> StreamedClips:
     names = rows.column_names or list(next(iter(rows), {}))
     if not names:
         raise DataError(f"{request.path!r} holds no clips")
+    if request.audio_column == "audio" and "audio" not in names:  # a tar has its members by their suffixes
+        audio = [name for name in names if is_audio(f"x.{name}")]
+        request = replace(request, audio_column=audio[0]) if len(audio) == 1 else request
     rows = _undecoded(request, rows, names)
     _check_audio(request, rows, None)
     return StreamedClips(rows, request.reader(None, rows), request.path)
 
 
-def _undecoded(request: Request, rows: Any, names: Sequence[str]) -> Any:
+def _undecoded(request: Request, rows: Any, names: Sequence[str], others: Sequence[str] = ()) -> Any:
     """Return the wanted columns alone, audio undecoded; raises DataError if one is missing."""
     wanted = [request.audio_column] + ([request.speaker_column] if request.speaker_column else [])
     for column in wanted:
         if column not in names:
             raise NoAudioError(f"{request.path!r} has no column {column!r}; there are: {', '.join(names)}")
-    features = rows.features or {}
-    if all(getattr(features.get(name), "dtype", "").startswith(("float", "int")) for name in SEGMENT_COLUMNS):
-        wanted += [name for name in SEGMENT_COLUMNS if name not in wanted]
-    rows = rows.select_columns(wanted)
+    rows = rows.select_columns([*wanted, *others])
     if isinstance((rows.features or {}).get(request.audio_column), datasets.Audio):
         rows = rows.cast_column(request.audio_column, StoredAudio(decode=False))
     return rows

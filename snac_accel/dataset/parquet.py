@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache, partial
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -21,10 +23,12 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from ..audio import AudioError
 from ..errors import DataError, NoAudioError
 from .block_cache import BlockCache
 from .clips import RawClip, clip_name, path_and_bytes
 from .network import AHEAD_SECONDS, NetworkError, file_info, is_address, open_address
+from .tables import RowReader
 
 INDEX_THREADS = 16  # footers, and columns of names, that are read at a time
 FETCH_THREADS = 4  # row groups fetched ahead at a time, in each process
@@ -60,12 +64,25 @@ class ParquetClips:
         root: str | None = None,
         cache: BlockCache | None = None,
     ) -> None:
-        self.split, self.audio_column, self.speaker_column, self.root = split, audio_column, speaker_column, root
+        self.split, self.audio_column, self.speaker_column, self.root = (
+            split,
+            audio_column,
+            speaker_column,
+            root,
+        )
         self.cache = cache or BlockCache.default()
         self.footers = _parallel(partial(_footer, cache=self.cache), files)
-        lengths = [(file, group, rows) for file, f in enumerate(self.footers) for group, rows in enumerate(f.rows) if rows]
+        lengths = [
+            (file, group, rows)
+            for file, f in enumerate(self.footers)
+            for group, rows in enumerate(f.rows)
+            if rows
+        ]
         blocks = np.array(lengths, dtype=np.int64).reshape(-1, 3)
-        self._places, self._lengths = blocks[:, :2], blocks[:, 2]  # file and row group of each block; its rows
+        self._places, self._lengths = (
+            blocks[:, :2],
+            blocks[:, 2],
+        )  # file and row group of each block; its rows
         self._ends = np.cumsum(self._lengths)
         self._ahead = _Ahead()
         self._opened: dict[int, pyarrow.Table] = {}  # mapped into memory, the one opened last at the end
@@ -84,12 +101,11 @@ class ParquetClips:
         block = int(np.searchsorted(self._ends, index, side="right"))
         row = index - int(self._ends[block] - self._lengths[block])
         table = self._block(block)
-        path, content = path_and_bytes(table.column(self.audio_column)[row].as_py())
-        speaker = str(table.column(self.speaker_column)[row].as_py()) if self.speaker_column else None
-        name = clip_name(path, self.root) if path else f"{self.split}/{index}"
-        if content is None and path:
-            return RawClip(name, path if self.root is None or is_address(path) else os.path.join(self.root, path), speaker)
-        return RawClip(name, content or b"", speaker)
+        try:
+            values = {column: table.column(column)[row].as_py() for column in self._columns}
+        except UnicodeDecodeError as error:
+            raise AudioError("has a name that is not UTF-8") from error
+        return self._reader.clip(values, index)
 
     def prefetch(self, blocks: Iterable[int]) -> None:
         """Begin to fetch these blocks in the background; what goes wrong is met again when a clip is asked for."""
@@ -105,10 +121,14 @@ class ParquetClips:
         return {**self.__dict__, "_opened": {}, "_ahead": _Ahead()}
 
     def names_and_speakers(self) -> list[tuple[str, str]]:
-        """Return name and speaker of each clip: reads these columns of every row group, and no audio."""
-        tables = _parallel(self._texts, range(len(self._lengths)))
-        rows = [row for table in tables for row in table]
-        return [(clip_name(path, self.root) if path else f"{self.split}/{i}", who) for i, (path, who) in enumerate(rows)]
+        """Return name and speaker of each clip: reads these columns of every row group once, and no audio."""
+        found: list[tuple[str, str]] = []
+        for table in _parallel(self._texts, range(len(self._lengths))):
+            for row in table.to_pylist():
+                path, _ = path_and_bytes(row.get(self.audio_column))
+                speaker = str(row[self.speaker_column]) if self.speaker_column else ""
+                found.append((self._reader.name(path, len(found)), speaker))
+        return found
 
     def cache_note(self, pool_size: int) -> str | None:
         """Return a sentence if the cache is too small for pools of so many clips, else None."""
@@ -134,18 +154,22 @@ class ParquetClips:
         schema = _schema(self.footers[0].path)
         for column in filter(None, (self.audio_column, self.speaker_column)):
             if column not in schema.names:
-                raise NoAudioError(f"{dataset_path!r} has no column {column!r}; there are: {', '.join(schema.names)}")
+                raise NoAudioError(
+                    f"{dataset_path!r} has no column {column!r}; there are: {', '.join(schema.names)}"
+                )
         kind = schema.field(self.audio_column).type
         if pyarrow.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
             return
         if not (_is_text(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
-            raise NoAudioError(f"column {self.audio_column!r} of {dataset_path!r} holds no audio: it is of type {kind}")
+            raise NoAudioError(
+                f"column {self.audio_column!r} of {dataset_path!r} holds no audio: it is of type {kind}"
+            )
 
     def _block(self, block: int) -> pyarrow.Table:
         if block not in self._opened:
             try:
                 self._opened[block] = self.cache.get(self._name(block), partial(self._copy, block))
-            except (NetworkError, OSError, pyarrow.ArrowException) as error:
+            except (NetworkError, OSError, LookupError, pyarrow.ArrowException) as error:
                 path, text = self._file(block)[0], _text(error)
                 raise DataError(text if path in text else f"reading {path} failed: {text}") from error
             if len(self._opened) > MAX_OPENED:
@@ -157,60 +181,91 @@ class ParquetClips:
         file, group = self._places[block].tolist()
         return self.footers[file].path, self.footers[file].version, group
 
-    def _name(self, block: int) -> str:
-        facts = [*self._file(block), self.audio_column, self.speaker_column]
+    @property
+    def _columns(self) -> list[str]:
+        """The columns that are read."""
+        return list(filter(None, (self.audio_column, self.speaker_column)))
+
+    @property
+    def _reader(self) -> RowReader:
+        return RowReader(self.audio_column, self.speaker_column, self.root, self.split)
+
+    def _name(self, block: int, what: str = "clips") -> str:
+        facts = [what, *self._file(block), *self._columns]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     def _copy(self, block: int, target: pyarrow.NativeFile, patience_seconds: float | None = None) -> None:
         """Write a block as Arrow, a few rows at a time: row groups can be larger than the memory."""
-        path, _, group = self._file(block)
-        columns = list(filter(None, (self.audio_column, self.speaker_column)))
+        path, version, group = self._file(block)
         with closing(_open(path, patience_seconds)) as source:
             file = pyarrow.parquet.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            if _version(path) != version:
+                raise pyarrow.ArrowInvalid("it was changed after the run began")
+            columns = self._columns
             schema = pyarrow.schema([file.schema_arrow.field(column) for column in columns])
             with pyarrow.ipc.new_file(target, schema) as writer:
-                for batch in file.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=columns, use_threads=False):
+                for batch in file.iter_batches(
+                    ROWS_AT_A_TIME, row_groups=[group], columns=columns, use_threads=False
+                ):
                     writer.write_batch(batch.select(columns).cast(schema))
 
-    def _texts(self, block: int) -> list[tuple[str | None, str]]:
+    def _texts(self, block: int) -> pyarrow.Table:
+        """Return the columns of a block without its audio, from the cache or from the file."""
+        try:
+            return self.cache.get(self._name(block, "texts"), partial(self._copy_texts, block))
+        except (NetworkError, OSError, LookupError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+            raise DataError(f"reading names from {self._file(block)[0]} failed: {_text(error)}") from error
+
+    def _copy_texts(self, block: int, target: pyarrow.NativeFile) -> None:
         path, _, group = self._file(block)
         with closing(_open(path)) as source:
             file = pyarrow.parquet.ParquetFile(source, pre_buffer=False)
             kind = file.schema_arrow.field(self.audio_column).type
             has_path = pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0
-            column = f"{self.audio_column}.path" if has_path else self.audio_column if _is_text(kind) else None
-            wanted = list(filter(None, (column, self.speaker_column)))
+            audio = f"{self.audio_column}.path" if has_path else self.audio_column if _is_text(kind) else None
+            others = [column for column in self._columns if column != self.audio_column]
+            wanted = [column for column in (audio, *others) if column]
             table = file.read_row_group(group, columns=wanted, use_threads=False) if wanted else None
-        rows = int(self._lengths[block])
-        paths: list[str | None] = [None] * rows
-        speakers = [""] * rows
-        if table is not None and column:
-            paths = [path_and_bytes(value)[0] for value in table.column(self.audio_column).to_pylist()]
-        if table is not None and self.speaker_column:
-            speakers = [str(value) for value in table.column(self.speaker_column).to_pylist()]
-        return list(zip(paths, speakers, strict=True))
+        if table is None:
+            table = pyarrow.table({"row": pyarrow.array(range(int(self._lengths[block])))})
+        with pyarrow.ipc.new_file(target, table.schema) as writer:
+            writer.write_table(table)
 
 
 class _Ahead:
-    """The threads of this process that fetch blocks ahead; a fork begins with none."""
+    """The threads of this process that fetch blocks ahead; a fork begins with none.
+
+    Daemons, not a ThreadPoolExecutor: Python would finish all that is queued there before a process may end.
+    """
 
     def __init__(self) -> None:
         self._owner = 0
-        self._threads: ThreadPoolExecutor | None = None
+        self._queue: queue.Queue[tuple[int, Callable[[], None]]] = queue.Queue()
         self._asked: set[int] = set()
 
+    def __reduce__(self) -> tuple[type[_Ahead], tuple[()]]:
+        return _Ahead, ()
+
     def submit(self, block: int, fetch: Callable[[], None]) -> None:
-        if self._owner != os.getpid() or self._threads is None:
-            self._owner, self._threads, self._asked = os.getpid(), ThreadPoolExecutor(FETCH_THREADS, "fetch"), set()
+        if self._owner != os.getpid():
+            self._owner, self._queue, self._asked = os.getpid(), queue.Queue(), set()
+            for _ in range(FETCH_THREADS):
+                threading.Thread(target=self._work, args=(self._queue,), name="fetch", daemon=True).start()
         if block not in self._asked:
             self._asked.add(block)
-            future = self._threads.submit(fetch)
-            future.add_done_callback(lambda done: self._asked.discard(block))
+            self._queue.put((block, fetch))
+
+    def _work(self, waiting: queue.Queue[tuple[int, Callable[[], None]]]) -> None:
+        while True:
+            block, fetch = waiting.get()
+            with suppress(Exception):  # met again when a clip is asked for
+                fetch()
+            self._asked.discard(block)
+            waiting.task_done()
 
     def close(self) -> None:
-        if self._threads is not None and self._owner == os.getpid():
-            self._threads.shutdown()
-        self._threads = None
+        if self._owner == os.getpid():
+            self._queue.join()
 
 
 def _footer(path: str, cache: BlockCache) -> Footer:
@@ -228,7 +283,10 @@ def _write_rows(path: str, target: pyarrow.NativeFile) -> None:
     with closing(_open(path)) as source:
         metadata = pyarrow.parquet.ParquetFile(source, pre_buffer=False).metadata
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    facts = {"rows": [group.num_rows for group in groups], "bytes": [group.total_byte_size for group in groups]}
+    facts = {
+        "rows": [group.num_rows for group in groups],
+        "bytes": [group.total_byte_size for group in groups],
+    }
     table = pyarrow.table({name: pyarrow.array(numbers, pyarrow.int64()) for name, numbers in facts.items()})
     with pyarrow.ipc.new_file(target, table.schema) as writer:
         writer.write_table(table)
@@ -246,7 +304,11 @@ def _version(path: str) -> str:
         status = os.stat(path)
         return f"{status.st_size}-{status.st_mtime_ns}"
     info = file_info(path)
-    marks = [str(info[key]) for key in ("ETag", "etag", "blob_id", "LastModified", "mtime", "created") if info.get(key)]
+    marks = [
+        str(info[key])
+        for key in ("ETag", "etag", "blob_id", "LastModified", "mtime", "created")
+        if info.get(key)
+    ]
     return "-".join([str(info["size"]), *marks])
 
 

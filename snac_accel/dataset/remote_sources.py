@@ -17,10 +17,10 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ..errors import DataError
 from .clips import Clips
-from .folder import is_audio, split_of
+from .folder import METADATA_NAMES, is_audio, split_of
 from .manifests import SUFFIXES as MANIFEST_SUFFIXES
 from .manifests import open_manifest
-from .network import list_addresses
+from .network import list_addresses, without_protocol
 from .opening import (
     Request,
     as_stream,
@@ -81,6 +81,8 @@ def open_address_folder(request: Request) -> Clips | StreamedClips:
     if not by_kind[kind]:
         raise DataError(f"{request.path!r} holds no audio files, parquet, tar, JSON lines or CSV")
     chosen = _of_split(request, by_kind[kind])
+    if kind == "audio" and (listing := _listing_of(request, files)):
+        return _open_manifests(request, [listing])
     if kind == "audio":
         return as_table(request, _addresses(chosen), request.path.rstrip("/"))
     if kind == "parquet":
@@ -97,23 +99,35 @@ def _open_manifests(request: Request, files: Sequence[str]) -> Clips:
         open_manifest(file, split_of(f"{Path(file).stem}/x") or "train", request.audio_column)
         for file in files
     ]
-    return as_table(request, datasets.concatenate_datasets(rows), None)
+    return as_table(request, datasets.concatenate_datasets(rows), None, is_manifest=True)
+
+
+def _listing_of(request: Request, files: Sequence[str]) -> str | None:
+    """Return the metadata that say which of the audio files there are; raise DataError for those not read there."""
+    tables = [file for file in files if re.search(r"/(train|dev|test|validated)\.tsv$", file)]
+    metadata = [file for file in files if os.path.basename(file) in METADATA_NAMES]
+    if tables and any("/clips/" in file for file in files):
+        raise DataError(
+            f"{request.path!r} is laid out as Common Voice, which is read from the disk only: download it, and "
+            "`snac-accel prepare` it for streaming"
+        )
+    if len(metadata) > 1 or any(file.endswith(".parquet") for file in metadata):
+        raise DataError(
+            f"{request.path!r} has metadata that are read on the disk only, {metadata[0]}: download it, or give a "
+            "manifest of JSON lines or CSV"
+        )
+    return metadata[0] if metadata else None
 
 
 def _of_split(request: Request, files: Sequence[str]) -> list[str]:
     """Return the files of the split, by the names of folders and of tables; "train" also has those of no split."""
     splits = {}
     for file in files:
-        relative = _without_protocol(file).removeprefix(_without_protocol(request.path))
+        relative = without_protocol(file).removeprefix(without_protocol(request.path))
         splits[file] = split_of(relative if is_audio(file) else f"{relative}/x") or "train"
     if request.split not in splits.values():
         raise no_split(request.path, request.split, ", ".join(sorted(set(splits.values()))))
     return [file for file, split in splits.items() if split == request.split]
-
-
-def _without_protocol(address: str) -> str:
-    """Return an address from its first name on: fsspec writes memory://x as memory:///x."""
-    return re.sub(r"^\w+:/*", "", address)
 
 
 def _addresses(files: Sequence[str]) -> Any:

@@ -60,7 +60,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class BadSamples:
-    """Counts the clips of one process that could not be used; `reported` are names written out before.
+    """Counts the clips of one process that could not be used; `reported` are those (source, name) written out before.
 
     The counts are plain numbers: processes add theirs and ask `stop_message` with the sums, so that all of
     them decide alike.
@@ -68,7 +68,7 @@ class BadSamples:
 
     MIN_TRIES = 20  # before that one bad clip would be a large share
 
-    def __init__(self, max_bad_fraction: float = 0.05, reported: Iterable[str] = ()) -> None:
+    def __init__(self, max_bad_fraction: float = 0.05, reported: Iterable[tuple[int, str]] = ()) -> None:
         self.max_bad_fraction = max_bad_fraction
         self.num_tries = 0  # clips opened for training, usable or not
         self.num_bad = 0
@@ -83,11 +83,12 @@ class BadSamples:
         self.num_bad += len(bad)
         self.num_short += len(batch.failures) - len(bad)
         self.last_failure = bad[-1] if bad else self.last_failure
-        return [failure._asdict() for failure in batch.failures if self._is_new(failure.name)]
+        return [failure._asdict() for failure in batch.failures if self._is_new(failure)]
 
-    def _is_new(self, name: str) -> bool:
-        is_new = name not in self._reported
-        self._reported.add(name)
+    def _is_new(self, failure: Failure) -> bool:
+        key = failure.source, failure.name
+        is_new = key not in self._reported
+        self._reported.add(key)
         return is_new
 
     @property

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
-import datasets
-
-from ..errors import DataError
+from ..errors import DataError, UserError
 from .clips import RawClip
 from .order import SHUFFLE, SampleKey, draw_words
 from .samples import Sample
@@ -42,7 +40,9 @@ class StreamedClips:
             # the same stream.
             for batch in rows.iter(batch_size=1):
                 yield self.reader.clip({column: values[0] for column, values in batch.items()})
-        except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # tarfile, zipfile, httpx, aiohttp: each has errors of its own
             raise DataError(
                 f"reading {self.dataset_path!r} failed: {' '.join(str(error).split())[:200]}"
             ) from error

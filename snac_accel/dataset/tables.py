@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class RowReader:
         """Return the clip of a row; `index` names it if it has no file name, else its content does."""
         speaker = str(row[self.speaker_column]) if self.speaker_column else None
         path, content = path_and_bytes(row[self.audio_column])
-        segment = _segment(row["offset"], row["duration"]) if self.has_segments else None
+        segment = segment_of(row) if self.has_segments else None
         name = self.name(path, index, content, segment)
         if content is not None or not path:
             return RawClip(
@@ -93,7 +94,9 @@ class TableClips:
             paths = _paths(table.column(reader.audio_column))
             column = reader.speaker_column
             speakers = table.column(column).to_pylist() if column else [""] * len(table)
-            segments = _segments(table) if reader.has_segments else [None] * len(table)
+            segments: list[tuple[float, float] | None] = [None] * len(table)
+            if reader.has_segments:
+                segments = [segment_of(row) for row in table.select(list(SEGMENT_COLUMNS)).to_pylist()]
             found += [
                 (reader.name(path, len(found) + row, None, segment), str(speaker))
                 for row, (path, segment, speaker) in enumerate(zip(paths, segments, speakers, strict=True))
@@ -110,15 +113,10 @@ class TableClips:
         return self._digest
 
 
-def _segments(table: pyarrow.Table) -> list[tuple[float, float] | None]:
-    """Return the segment of each row."""
-    columns = (table.column(name).to_pylist() for name in SEGMENT_COLUMNS)
-    return [_segment(offset, duration) for offset, duration in zip(*columns, strict=True)]
-
-
-def _segment(offset: float | None, duration: float | None) -> tuple[float, float] | None:
-    """Return the segment that a row names; None: the whole file."""
-    return None if offset is None or duration is None else (float(offset), float(duration))
+def segment_of(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the segment that a row names, start and length in seconds; None: the whole file."""
+    offset, duration = (row[name] for name in SEGMENT_COLUMNS)
+    return None if offset is None else (offset, math.inf if duration is None else duration)
 
 
 def _paths(column: pyarrow.ChunkedArray) -> list[str | None]:

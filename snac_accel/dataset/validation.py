@@ -17,7 +17,7 @@ from .clips import RawClip, read_source
 from .hold_out import name_hash
 from .samples import BAD, Failure
 
-MAX_BLOCKS = 8  # of a stream that are fetched for its validation clips
+MIN_BLOCKS, MAX_BLOCKS = 8, 32  # of a stream that are fetched for its validation clips
 
 
 class Clip(NamedTuple):
@@ -115,7 +115,9 @@ def _choose(dataset: AudioDataset, count: int) -> list[ChosenClip]:
 def _spread(lengths: np.ndarray, count: int) -> list[int]:
     """Return the numbers of `count` clips that lie spread over a few blocks, chosen by the blocks' numbers alone."""
     ends = np.cumsum(lengths)
-    blocks = sorted(range(len(lengths)), key=lambda block: name_hash(str(block)))[:MAX_BLOCKS]
+    blocks = sorted(range(len(lengths)), key=lambda block: name_hash(str(block)))
+    enough = int(np.searchsorted(np.cumsum(lengths[blocks]), count)) + 1  # blocks, if all of their clips are taken
+    blocks = blocks[: min(max(enough, MIN_BLOCKS), MAX_BLOCKS)]
     found: list[int] = []
     while len(found) < count and blocks:
         share = -(-(count - len(found)) // len(blocks))

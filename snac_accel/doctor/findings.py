@@ -206,7 +206,7 @@ def _about_run(config: TrainingConfig, together: Summary, plan: Plan) -> Iterato
     if most > MANY_PASSES:
         sound = "" if together.hours is None else f" from {together.hours:.3g} h of sound"
         message = (
-            f"clips are drawn up to {most:,.0f} times in the run, {plan.hours_heard:,.0f} h of windows{sound}: watch the "
+            f"clips are drawn up to {most:,.0f} times in the run, {plan.hours_heard:,.3g} h of windows{sound}: watch the "
             "held-out numbers, or set training.num_iterations lower"
         )
         yield Finding("note", "many_passes", None, message)

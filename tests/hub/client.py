@@ -145,7 +145,7 @@ def set_network(patience: float | None = None, **constants: float) -> None:
     from snac_accel.dataset import network
 
     for name in vars(network):
-        if patience is not None and name.endswith(("PATIENCE_SECONDS", "OPENING_SECONDS")):
+        if patience is not None and name.endswith(("PATIENCE_SECONDS", "OPENING_SECONDS", "AHEAD_SECONDS")):
             constants[name] = patience
     for name, value in constants.items():
         assert hasattr(network, name)

@@ -134,6 +134,20 @@ def test_other_layouts_load(
     assert windows.indexed == (not streaming or repo_id != "loopback/tars")
 
 
+@pytest.mark.parametrize("path", ["openslr/librispeech_asr/clean/train.100", "loopback/sound-files"])
+def test_addresses_of_the_hub_load(path: str, client: Client, corpora: dict[str, Corpus], tmp_path: Path) -> None:
+    """A folder of a repository, of parquet or of audio files, by its hf:// address."""
+    data = {"dataset_path": f"hf://datasets/{path}", "cache_dir": str(tmp_path / "cache")}
+    windows = client.call(read_preset, None, {"data": data, "validation": {"fraction": 0.2}}, num_windows=4)
+    assert isinstance(windows, Windows), windows
+    repository = corpora["/".join(path.split("/")[:2])]
+    recordings = {Path(name).stem: one for name, one in repository.recordings.items()}
+    for name, audio in zip(windows.names, windows.audio, strict=True):
+        clip = whole(recordings[Path(name).stem], tmp_path)
+        assert lies_in(audio[: min(len(clip), round(0.768 * RATE))], clip, TOLERANCES["16000"]), name
+    assert windows.indexed
+
+
 def test_a_stream_is_entered_anywhere_at_the_same_cost(
     hub: LoopbackHub, client: Client, tmp_path: Path
 ) -> None:
