@@ -22,7 +22,7 @@ from snac_accel.signals import STOP_SIGNALS
 BUCKET_LIMITS = [dist._DEFAULT_FIRST_BUCKET_BYTES, 25 * 1024**2]  # bytes; DDP's defaults
 INT64_BYTES, FLOAT32_BYTES = 8, 4
 # `session.account`: samples, padding, bad clips, tries, and for each signal whether it came.
-ACCOUNT_BYTES = (4 + len(STOP_SIGNALS)) * INT64_BYTES
+ACCOUNT_BYTES = (7 + len(STOP_SIGNALS)) * INT64_BYTES  # of a run with one source
 
 
 class Network(NamedTuple):

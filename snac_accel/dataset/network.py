@@ -28,9 +28,7 @@ PATIENCE_SECONDS = 300.0  # how long a request is tried again; below the 600 s t
 OPENING_SECONDS = 60.0  # the same for the first contact: whoever has just started a run is waiting
 AHEAD_SECONDS = 15.0  # the same for what is fetched ahead: it is asked for again when it is needed
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
-MAX_REFUSALS = (
-    3  # of a link: an expired one is made anew by the next request, a forbidden file stays forbidden
-)
+MAX_REFUSALS = 3  # of a link: the next request makes an expired one anew, a forbidden file stays forbidden
 STALL_SECONDS = 20.0  # without a byte
 PIECE_BYTES = 8 * 2**20  # of one request, so that a broken one costs little
 BUFFER_BYTES = 2**20
@@ -173,9 +171,8 @@ def _note(state: RetryCallState) -> None:
 
 def _may_pass(error: BaseException) -> bool:
     """Return whether another try may help."""
-    if (
-        isinstance(error, (NetworkError, *LASTING)) or "Credentials" in type(error).__name__
-    ):  # of botocore: none, or a part of them
+    lacks_credentials = "Credentials" in type(error).__name__  # botocore's, which need not be installed
+    if lacks_credentials or isinstance(error, (NetworkError, *LASTING)):
         return False
     return isinstance(error, Exception) and _status(error) not in PERMANENT
 
@@ -203,12 +200,20 @@ def reason(error: BaseException) -> str:
     return (text or type(error).__name__)[:200]
 
 
+def _file_system(address: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path there."""
+    if address.startswith("hf://"):
+        _limit_silence()
+    found: tuple[Any, str] = fsspec.core.url_to_fs(address)
+    return found
+
+
 def fetch(address: str, start: int, end: int) -> bytes:
     """Return the bytes [start, end) of a file, one request without retries."""
     if address.startswith("hf://"):
         content = _fetch_from_hub(address, start, end)
     else:
-        file_system, path = fsspec.core.url_to_fs(address)
+        file_system, path = _file_system(address)
         content = bytes(_within_limit(file_system, "cat_file", path, start=start, end=end))
     if len(content) > end - start:
         raise NetworkError(f"{address}: this server gives whole files only, not parts of them: download it")
@@ -227,8 +232,7 @@ def _within_limit(file_system: Any, name: str, *arguments: Any, **options: Any) 
 
 def _fetch_from_hub(address: str, start: int, end: int) -> bytes:
     """Return a range of a file on the Hub; its own client would retry uncounted, and wait without a limit of ours."""
-    _limit_silence()
-    file_system, path = fsspec.core.url_to_fs(address)
+    file_system, path = _file_system(address)
     headers = {"range": f"bytes={start}-{end - 1}", **build_hf_headers()}
     url = file_system.url(path)
     response = http_backoff("GET", url, max_retries=0, headers=headers, timeout=STALL_SECONDS)
@@ -238,20 +242,17 @@ def _fetch_from_hub(address: str, start: int, end: int) -> bytes:
 
 def file_info(address: str, patience_seconds: float | None = None) -> dict[str, Any]:
     """Return what the file system says of a file: `size`, and what tells its versions apart."""
-    _limit_silence()
-    file_system, path = fsspec.core.url_to_fs(address)
+    file_system, path = _file_system(address)
     return dict(patiently(lambda: _within_limit(file_system, "info", path), address, patience_seconds))
 
 
 def list_addresses(address: str) -> list[str]:
     """Return the files below an address, sorted; the file itself if it is one. Hidden ones are left out."""
-    if re.match(
-        r"https?://.*\.\w+$", address
-    ):  # web servers list no folders; a file would be read in search of links
+    # Web servers list no folders, and a file would be read in search of links.
+    if re.match(r"https?://.*\.\w+$", address):
         file_info(address, OPENING_SECONDS)
         return [address]
-    _limit_silence()
-    file_system, path = fsspec.core.url_to_fs(address)
+    file_system, path = _file_system(address)
     found = patiently(lambda: file_system.find(path), address, OPENING_SECONDS)
     names = (name for name in found if not re.search(r"(^|/)[._]", name.removeprefix(path)))
     return sorted(str(file_system.unstrip_protocol(name)) for name in names)

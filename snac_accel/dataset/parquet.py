@@ -64,12 +64,8 @@ class ParquetClips:
         root: str | None = None,
         cache: BlockCache | None = None,
     ) -> None:
-        self.split, self.audio_column, self.speaker_column, self.root = (
-            split,
-            audio_column,
-            speaker_column,
-            root,
-        )
+        self.split, self.root = split, root
+        self.audio_column, self.speaker_column = audio_column, speaker_column
         self.cache = cache or BlockCache.default()
         self.footers = _parallel(partial(_footer, cache=self.cache), files)
         lengths = [
@@ -79,10 +75,8 @@ class ParquetClips:
             if rows
         ]
         blocks = np.array(lengths, dtype=np.int64).reshape(-1, 3)
-        self._places, self._lengths = (
-            blocks[:, :2],
-            blocks[:, 2],
-        )  # file and row group of each block; its rows
+        self._places = blocks[:, :2]  # file and row group of each block
+        self._lengths = blocks[:, 2]  # its rows
         self._ends = np.cumsum(self._lengths)
         self._ahead = _Ahead()
         self._opened: dict[int, pyarrow.Table] = {}  # mapped into memory, the one opened last at the end
@@ -112,10 +106,6 @@ class ParquetClips:
         for block in blocks:
             write = partial(self._copy, block, patience_seconds=AHEAD_SECONDS)
             self._ahead.submit(block, partial(self.cache.prepare, self._name(block), write))
-
-    def wait(self) -> None:
-        """Wait until what `prefetch` began is done."""
-        self._ahead.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}, "_ahead": _Ahead()}
@@ -199,7 +189,7 @@ class ParquetClips:
         path, version, group = self._file(block)
         with closing(_open(path, patience_seconds)) as source:
             file = pyarrow.parquet.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False)
-            if _version(path) != version:
+            if _version(path, patience_seconds) != version:
                 raise pyarrow.ArrowInvalid("it was changed after the run began")
             columns = self._columns
             schema = pyarrow.schema([file.schema_arrow.field(column) for column in columns])
@@ -224,6 +214,8 @@ class ParquetClips:
             has_path = pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0
             audio = f"{self.audio_column}.path" if has_path else self.audio_column if _is_text(kind) else None
             others = [column for column in self._columns if column != self.audio_column]
+            for column in others:
+                file.schema_arrow.field(column)  # raises KeyError; `read_row_group` leaves out what is not there
             wanted = [column for column in (audio, *others) if column]
             table = file.read_row_group(group, columns=wanted, use_threads=False) if wanted else None
         if table is None:
@@ -261,11 +253,6 @@ class _Ahead:
             with suppress(Exception):  # met again when a clip is asked for
                 fetch()
             self._asked.discard(block)
-            waiting.task_done()
-
-    def close(self) -> None:
-        if self._owner == os.getpid():
-            self._queue.join()
 
 
 def _footer(path: str, cache: BlockCache) -> Footer:
@@ -298,12 +285,12 @@ def _schema(path: str) -> pyarrow.Schema:
         return pyarrow.parquet.ParquetFile(source, pre_buffer=False).schema_arrow
 
 
-def _version(path: str) -> str:
+def _version(path: str, patience_seconds: float | None = None) -> str:
     """Return what tells the versions of a file apart: size and time, or what a store says instead of a time."""
     if not is_address(path):
         status = os.stat(path)
         return f"{status.st_size}-{status.st_mtime_ns}"
-    info = file_info(path)
+    info = file_info(path, patience_seconds)
     marks = [
         str(info[key])
         for key in ("ETag", "etag", "blob_id", "LastModified", "mtime", "created")

@@ -68,6 +68,8 @@ def _open_downloaded_tars(request: Request, addresses: Sequence[str]) -> Clips:
 def open_address_folder(request: Request) -> Clips | StreamedClips:
     """Open files at an address, by what most of them are."""
     files = list_addresses(request.path)
+    is_file = Path(request.path).suffix in MANIFEST_SUFFIXES
+    root = os.path.dirname(request.path) if is_file else request.path.rstrip("/")
     kinds: dict[str, Callable[[str], bool]] = {
         "audio": is_audio,
         "parquet": lambda file: file.endswith(".parquet"),
@@ -82,24 +84,24 @@ def open_address_folder(request: Request) -> Clips | StreamedClips:
         raise DataError(f"{request.path!r} holds no audio files, parquet, tar, JSON lines or CSV")
     chosen = _of_split(request, by_kind[kind])
     if kind == "audio" and (listing := _listing_of(request, files)):
-        return _open_manifests(request, [listing])
+        return _open_manifests(request, [listing], root)
     if kind == "audio":
-        return as_table(request, _addresses(chosen), request.path.rstrip("/"))
+        return as_table(request, _addresses(chosen), root)
     if kind == "parquet":
         return open_parquet_files(request, chosen, request.path)
     if kind == "tar":
         builder = datasets.load_dataset_builder("webdataset", data_files={request.split: chosen})
         return as_stream(request, builder.as_streaming_dataset(split=request.split))
-    return _open_manifests(request, chosen)
+    return _open_manifests(request, chosen, root)
 
 
-def _open_manifests(request: Request, files: Sequence[str]) -> Clips:
-    """Open manifests at addresses; relative names in them become addresses."""
+def _open_manifests(request: Request, files: Sequence[str], root: str | None = None) -> Clips:
+    """Open manifests at addresses; relative names in them become addresses, and clips are called as below `root`."""
     rows = [
         open_manifest(file, split_of(f"{Path(file).stem}/x") or "train", request.audio_column)
         for file in files
     ]
-    return as_table(request, datasets.concatenate_datasets(rows), None, is_manifest=True)
+    return as_table(request, datasets.concatenate_datasets(rows), root, is_manifest=True)
 
 
 def _listing_of(request: Request, files: Sequence[str]) -> str | None:
