@@ -16,8 +16,8 @@ lint: $(READY)  ## linter and types
 torture: $(READY)  ## the long tests: storms and fuzzing
 	$(BIN)/pytest -m torture --timeout=3600
 
-bench: $(READY)  ## the step against the plain step
-	$(BIN)/python benchmarks/step_time.py
+bench: $(READY)  ## the short benchmarks against stored ratios
+	$(BIN)/python benchmarks/bench.py
 
 # Made anew only when the dependencies change.
 $(READY): setup.cfg pyproject.toml

@@ -15,7 +15,6 @@ import io
 import multiprocessing
 import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +24,8 @@ import pyarrow
 import pyarrow.parquet
 import soundfile
 import torch
-from step_time import cpu_model
-from tabulate import tabulate
+from measure import Ratio, machine, ratio
+from measure import table as tabulated
 
 import snac_accel
 from snac_accel.dataset import AudioDataset, make_loader
@@ -35,6 +34,7 @@ CLIP_SECONDS, CLIP_RATE, RATE, WINDOW = 10, 16_000, 24_000, 18_432
 ROWS_PER_GROUP, ROWS_PER_SHARD = 100, 2000
 CACHE_GIGABYTES = 0.1
 SHUFFLE_BUFFER = 1000  # clips
+SHORT_HOURS = 10  # 3600 clips: the shuffle buffer and the cache are full before the middle
 MEGABYTE = 2**20
 
 
@@ -110,13 +110,26 @@ def table(folder: Path, num_workers: int, batch_size: int) -> str:
             for hours, used, size in read_once(folder, Path(cache), num_workers, batch_size)
         ]
     headers = ["hours read", "resident (MB)", "of it private (MB)", "kept on disk (MB)"]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return tabulated(rows, headers)
 
 
 def print_table(*arguments: object) -> None:
     """Print the table of one reading; in a process of its own, so that none begins with the memory of another."""
     torch.set_num_threads(1)
     print(table(*arguments), flush=True)  # type: ignore[arg-type]
+
+
+def short() -> list[Ratio]:
+    """Resident memory in the second half of a stream over that in its middle: 1 means that nothing piles up."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
+        write_shards(Path(folder), SHORT_HOURS * 3600 // CLIP_SECONDS)
+        resident = [used.resident for _, used, _ in read_once(Path(folder), Path(cache), 0, 16)]
+    later = resident[len(resident) // 2 + 1 :]
+    middle = [resident[len(resident) // 2]] * len(later)
+    return [
+        ratio(f"memory of a stream of {SHORT_HOURS} hours, later / middle", later, middle, better="lower")
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         num_clips = round(flags.hours * 3600 / CLIP_SECONDS)
         size = write_shards(Path(folder), num_clips)
-        print(f"machine: {cpu_model()}; {date.today()}")
+        print(machine())
         print(f"{flags.hours:g} hours, {num_clips} clips, {size / 1e9:.2f} GB of parquet", end="")
         print(f", {SHUFFLE_BUFFER} clips shuffled, {CACHE_GIGABYTES * 1e3:.0f} MB of row groups kept on disk")
         for num_workers in flags.workers:

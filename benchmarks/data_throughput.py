@@ -24,7 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -32,9 +32,8 @@ import numpy as np
 import soundfile
 import torch
 import torchaudio
+from measure import Ratio, alternate, machine, ratio, table
 from numpy.typing import NDArray
-from step_time import available_cores, cpu_model
-from tabulate import tabulate
 
 import snac_accel
 from snac_accel.audio import AudioReader
@@ -48,6 +47,7 @@ FORMATS = {
     "opus": ("opus", "OGG", "OPUS"),
     "mp3": ("mp3", "MP3", "MPEG_LAYER_III"),
 }
+SHORT_FORMATS, SHORT_ROUNDS, SHORT_SECONDS = ("wav", "flac", "mp3"), 9, 0.25
 WAYS = ("ours", "whole", "datasets")
 Way = Callable[[str | bytes, float], int]  # clip, where in it (0 to 1) -> samples
 
@@ -124,14 +124,9 @@ def rates(
     clip: str | bytes, measured: Mapping[str, Way], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
     """Windows per second of each way in each of `rounds`, the ways in turn."""
-    found: dict[str, list[float]] = {name: [] for name in measured}
     places = np.random.default_rng(0).random(100_000)
-    for number in range(rounds + 1):
-        for name, way in measured.items():
-            rate = _rate(way, clip, places, seconds)
-            if number > 0:  # the first round warms up
-                found[name].append(rate)
-    return found
+    calls = {name: partial(_rate, way, clip, places, seconds) for name, way in measured.items()}
+    return alternate(calls, rounds, measured_by=lambda call: call())
 
 
 def _rate(way: Way, clip: str | bytes, places: NDArray[np.float64], seconds: float) -> float:
@@ -157,6 +152,19 @@ def _ratio(found: Mapping[str, Sequence[float]], way: str) -> str:
     return f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
+def short() -> list[Ratio]:
+    """Windows per second of a core over those of decoding the whole clip of ten seconds."""
+    torch.set_num_threads(1)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for encoding in SHORT_FORMATS:
+            clip = write_clip(Path(folder), encoding, 10.0)
+            rate = rates(str(clip), {"ours": ours, "whole": whole}, SHORT_ROUNDS, SHORT_SECONDS)
+            name = f"windows of {encoding} clips, sought / decoded whole"
+            found.append(ratio(name, rate["ours"], rate["whole"], better="higher"))
+    return found
+
+
 def batches_per_second(folder: Path, num_workers: int, seconds: float, batch_size: int) -> float:
     """Batches per second through the loader, after the first of each worker."""
     dataset = AudioDataset(folder, RATE, segment_samples=WINDOW)
@@ -175,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse(arguments)
     torch.set_num_threads(1)
     measured = ways()
-    print(f"machine: {cpu_model()}, {available_cores()} cores; torch {torch.__version__}; {date.today()}")
+    print(machine())
     print(f"clips as {flags.source}, {flags.rounds} rounds of {flags.seconds:g} s for each way\n")
     with tempfile.TemporaryDirectory() as name:
         folder, rows = Path(name), []
@@ -185,13 +193,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 clip = path.read_bytes() if flags.source == "bytes" else str(path)
                 rows.append(row(encoding, length, rates(clip, measured, flags.rounds, flags.seconds)))
         headers = ["format", "clip (s)", *(f"{way} (1/s)" for way in WAYS), "ours / whole", "ours / datasets"]
-        print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+        print(table(rows, headers))
         loaded = [
             [workers, f"{batches_per_second(folder, workers, flags.loader_seconds, flags.batch_size):.1f}"]
             for workers in (0, 1, 2)
         ]
     print(f"\nbatches of {flags.batch_size} windows through the loader, all these clips\n")
-    print(tabulate(loaded, headers=["workers", "batches (1/s)"], tablefmt="github", disable_numparse=True))
+    print(table(loaded, ["workers", "batches (1/s)"]))
     return 0
 
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from snac_accel.config import TrainingConfig, to_dict
+from snac_accel.costs import forward_flops
 from snac_accel.discriminators import DISCRIMINATORS
 from snac_accel.generator import TrainableSNAC
 from snac_accel.signals import STOP_SIGNALS
@@ -93,14 +93,6 @@ def planned_buckets(module: nn.Module) -> tuple[int, ...]:
     parameters = [parameter.detach() for parameter in module.parameters()][::-1]
     indices, _ = dist._compute_bucket_assignment_by_size(parameters, BUCKET_LIMITS)
     return tuple(sum(parameters[i].numel() * parameters[i].element_size() for i in one) for one in indices)
-
-
-@torch.no_grad()
-def forward_flops(module: nn.Module, window: torch.Tensor) -> int:
-    """Floating-point operations of a forward pass on one window (1, 1, T): matrix products and convolutions."""
-    with FlopCounterMode(display=False) as counter:
-        module(window)
-    return int(counter.get_total_flops())
 
 
 def small_collectives(config: TrainingConfig) -> SmallCollectives:

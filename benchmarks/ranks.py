@@ -15,8 +15,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from measure import seconds
 from step_time import make_batch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -144,20 +144,20 @@ class Rank:
 
     def step(self) -> float:
         """Seconds of a step."""
-        return timed(self._step)
+        return seconds(self._step)
 
     def local(self) -> float:
         """Seconds of a step that keeps its gradients to itself; weights differ between the ranks from then on."""
         with ExitStack() as stack:
             for module in self.wrapped:
                 stack.enter_context(module.no_sync())
-            return timed(self._step)
+            return seconds(self._step)
 
     def all_reduce(self) -> float:
         """Seconds of the all-reduces of a step, module by module as the step has them."""
         buffers = [[torch.zeros(num_bytes // 4) for num_bytes in sizes] for sizes in self.buckets()]
         dist.barrier()
-        return timed(lambda: average(buffers))
+        return seconds(lambda: average(buffers))
 
     def buckets(self) -> list[tuple[int, ...]]:
         """Bytes of the buckets that DDP sends, for each wrapped module; known from the third step on."""
@@ -173,10 +173,3 @@ def average(modules: list[list[torch.Tensor]]) -> None:
     for buffers in modules:
         for work in [dist.all_reduce(buffer, async_op=True) for buffer in buffers]:
             work.wait()
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of `work`."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

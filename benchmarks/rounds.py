@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from measure import quartiles, table
 from ranks import Ranks
-from tabulate import tabulate
 
 from snac_accel.config import TrainingConfig, load_config
 
@@ -88,14 +88,6 @@ def _spread(values: Sequence[float]) -> tuple[str, str, str]:
     return f"{statistics.median(values):.3f}", middle, every
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The values that a quarter lies below and above."""
-    if len(values) == 1:
-        return values[0], values[0]
-    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return lower, upper
-
-
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """Where the median lies with 95 % confidence if the rounds are independent: order statistics of the binomial distribution."""
     ordered, reach = sorted(values), 0.98 * math.sqrt(len(values))
@@ -117,8 +109,3 @@ def overlap(rounds: Sequence[Round]) -> str:
     if upper - lower > alone:
         return f"overlap: not resolved; {found}"
     return f"overlap: {max(0.0, 1 - upper / alone):.0%} to {min(1.0, 1 - lower / alone):.0%} of the all-reduce; {found}"
-
-
-def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
-    """A table for the terminal that is Markdown as well."""
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)

@@ -13,14 +13,12 @@ efficiency of 8, 64 and 512 GPUs, by the arithmetic of `prediction.py` and the a
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 
-import torch
 from gradients import Network, networks, small_collectives
+from measure import NotMeasured, Ratio, available_cores, machine, positive, table
 from prediction import Cluster, Fabric, predict, step_flops, synced_share
-from rounds import measure, report, table, timing_config
-from step_time import available_cores, cpu_model, positive
+from rounds import measure, report, timing_config
 
 from snac_accel.config import load_config
 
@@ -66,6 +64,15 @@ def measured(flags: argparse.Namespace) -> str:
         f"MEASURED on this CPU, gloo, float32: {flags.global_batch} windows of {flags.seconds:g} s a step over all "
         f"processes, {megabytes:.1f} MB of gradients, {flags.rounds} rounds\n\n{report(rounds)}\n"
     )
+
+
+def short() -> list[Ratio]:
+    """A step of two processes with half of the cores each over one with all of them, for the same global batch."""
+    cores = available_cores()
+    if cores < 2:
+        raise NotMeasured("two processes need two cores")
+    found = measure(timing_config(0.25, 0.256), global_batch=2, rounds=15, cores=cores)
+    return [Ratio("step of 2 processes / of 1, same cores", tuple(one.ratio for one in found), "lower")]
 
 
 def predicted(flags: argparse.Namespace) -> str:
@@ -163,9 +170,7 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count, measure, predict, print."""
     flags = parse_flags(arguments)
-    print(
-        f"machine: {cpu_model()}, {available_cores()} cores; torch {torch.__version__}; {time.strftime('%Y-%m-%d')}\n"
-    )
+    print(f"{machine()}\n")
     if "counted" in flags.parts:
         print(counted())
     if "measured" in flags.parts:

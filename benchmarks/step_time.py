@@ -2,8 +2,9 @@
 
     python benchmarks/step_time.py                  the published 24 kHz model, full discriminators
     python benchmarks/step_time.py --model tiny     the demo's model and discriminators: seconds, not minutes
+    python benchmarks/step_time.py --precision bf16 our step in bfloat16, as the trainer runs it; the plain one stays float32
 
-Both steps train the same models on the same batch on a CPU in float32, alternating (plain, ours, plain,
+Both steps train the same models on the same batch on a CPU, alternating (plain, ours, plain,
 ours …) in one process, so that whatever else the machine does hits both. Before anything is timed, one
 SGD step of each from the same weights is compared; if the updates differ by more than rounding, the
 script says so and leaves with exit code 1. The timed steps use AdamW as the trainer does. What the plain
@@ -14,20 +15,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
-import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from measure import Ratio, available_cores, machine, positive, seconds, table
 from plain_step import PlainSNAC, plain_step
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -81,15 +79,25 @@ def make_batch(config: TrainingConfig, batch_size: int) -> Tensor:
     return 0.1 * noise
 
 
-def our_step(models: Models, optimizers: dict[str, Optimizer], batch: Tensor, settings: StepSettings) -> Step:
-    """The step of the trainer on `models`, with everything it does beside the update."""
+def our_step(
+    models: Models,
+    optimizers: dict[str, Optimizer],
+    batch: Tensor,
+    settings: StepSettings,
+    precision: str = "no",
+) -> Step:
+    """The step of the trainer on `models`, with everything it does beside the update; `precision` is Accelerate's."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # may hold another precision
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     generator = models.generator
     usage = CodebookUsage(len(generator.vq_strides), generator.codebook_size)
     schedules: dict[str, LRScheduler] = {
         name: LambdaLR(optimizer, lambda step: 1.0) for name, optimizer in optimizers.items()
     }
-    state = TrainState(generator, models.discriminators, optimizers, schedules, usage)
-    accelerator = Accelerator(cpu=True)
+    discriminators = {
+        name: accelerator.prepare_model(module) for name, module in models.discriminators.items()
+    }
+    state = TrainState(accelerator.prepare_model(generator), discriminators, optimizers, schedules, usage)
     return lambda: void(train_step([batch], state, accelerator, settings))
 
 
@@ -146,13 +154,13 @@ def flat(module: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().double().flatten() for parameter in module.parameters()])
 
 
-def timed_ways(config: TrainingConfig, batch: Tensor) -> dict[str, Step]:
+def timed_ways(config: TrainingConfig, batch: Tensor, precision: str = "no") -> dict[str, Step]:
     """Our step with the trainer's optimisers, the plain one with AdamW as torch makes it when not asked for more."""
     ours, plain = build(config)
     settings = step_settings(config)
     return {
         "plain": their_step(plain, default_adamw(plain, config), batch, settings),
-        "ours": our_step(ours, setup_optimizers(*ours, config)[0], batch, settings),
+        "ours": our_step(ours, setup_optimizers(*ours, config)[0], batch, settings, precision),
     }
 
 
@@ -171,13 +179,6 @@ def measure(ways: Mapping[str, Step], pairs: int) -> list[Pair]:
     return [Pair(seconds(ways["plain"]), seconds(ways["ours"])) for _ in range(pairs)]
 
 
-def seconds(step: Step) -> float:
-    """Wall-clock time of one step."""
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
-
-
 def report(pairs: Sequence[Pair]) -> str:
     """Table of all pairs, and the line with the ratio."""
     rows = [
@@ -187,34 +188,19 @@ def report(pairs: Sequence[Pair]) -> str:
     middle = [statistics.median(values) for values in zip(*pairs, strict=True)]
     ratios = [pair.ratio for pair in pairs]
     rows.append(["median", *(f"{value:.3f}" for value in middle), f"{statistics.median(ratios):.3f}"])
-    table = tabulate(
-        rows, headers=["pair", "plain (s)", "ours (s)", "ratio"], tablefmt="github", disable_numparse=True
-    )
     spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-    return f"{table}\n\nratio: median {statistics.median(ratios):.3f}, spread {spread}"
+    printed = table(rows, ["pair", "plain (s)", "ours (s)", "ratio"])
+    return f"{printed}\n\nratio: median {statistics.median(ratios):.3f}, spread {spread}"
 
 
 def circumstances(flags: argparse.Namespace, config: TrainingConfig) -> str:
     """What was measured, and on what."""
     window = config.segment_samples / config.model.sampling_rate
     return (
-        f"model {flags.model}, batch {flags.batch_size} x {window:.3f} s, float32, {flags.pairs} pairs\n"
-        f"machine: {cpu_model()}, {available_cores()} cores, {flags.threads} threads; "
-        f"torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+        f"model {flags.model}, batch {flags.batch_size} x {window:.3f} s, {flags.pairs} pairs, "
+        f"{'bfloat16' if flags.precision == 'bf16' else 'float32'} to float32\n"
+        f"{machine(flags.threads)}"
     )
-
-
-def cpu_model() -> str:
-    """The processor as the system names it."""
-    information = Path("/proc/cpuinfo")
-    lines: Iterable[str] = information.read_text().splitlines() if information.is_file() else ()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -224,19 +210,18 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--model", choices=list(PRESETS), default="24khz", help="which models (default: 24khz)"
     )
     parser.add_argument("--batch-size", type=positive, default=1, help="windows per step (default: 1)")
+    parser.add_argument(
+        "--precision",
+        choices=["no", "bf16"],
+        default="no",
+        help="of our step, as Accelerate calls it (default: no)",
+    )
     parser.add_argument("--pairs", type=positive, default=7, help="measured pairs (default: 7)")
     parser.add_argument("--seconds", type=float, help="length of a window (default: the preset's)")
     parser.add_argument(
         "--threads", type=positive, default=available_cores(), help="of torch (default: all cores)"
     )
     return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} should be at least 1")
-    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -255,8 +240,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    print(report(measure(timed_ways(config, batch), flags.pairs)))
+    print(report(measure(timed_ways(config, batch, flags.precision), flags.pairs)))
     return 0
+
+
+def short() -> list[Ratio]:
+    """Our step over the plain one: published model in both precisions, tiny model."""
+    cases = [("24khz", "no", 3, 0.55), ("24khz", "bf16", 3, 0.40), ("tiny", "no", 9, 0.50)]
+    found = []
+    for model, precision, pairs, target in cases:
+        config = load_config(PRESETS[model], environment={})
+        timed = measure(timed_ways(config, make_batch(config, 1), precision), pairs)
+        name = f"step, {model}, {'bfloat16' if precision == 'bf16' else 'float32'}"
+        found.append(Ratio(name, tuple(pair.ratio for pair in timed), "lower", target))
+    return found
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from .audio import as_batch, stft
+from .winograd import FastConv2d
 
 LEAKY_SLOPE = 0.1
 Output = tuple[Tensor, list[Tensor]]
@@ -35,10 +36,10 @@ class PeriodDiscriminator(nn.Module):
         self.period = period
         strides = [3] * (len(channels) - 1) + [1]
         self.convs = nn.ModuleList(
-            weight_norm(nn.Conv2d(i, o, (5, 1), (stride, 1), (2, 0)))
+            weight_norm(FastConv2d(i, o, (5, 1), (stride, 1), (2, 0)))
             for i, o, stride in zip([1, *channels[:-1]], channels, strides, strict=True)
         )
-        self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), 1, (1, 0)))
+        self.conv_post = weight_norm(FastConv2d(channels[-1], 1, (3, 1), 1, (1, 0)))
 
     def forward(self, audio: Tensor) -> Output:
         """(B, 1, T) -> logits (B, 1, N, P), features; T of at least P samples."""
@@ -94,7 +95,7 @@ class STFTDiscriminator(nn.Module):
         num_bins = fft_size // 2 + 1
         self.bands = [(int(low * num_bins), int(high * num_bins)) for low, high in bands or [(0.0, 1.0)]]
         self.band_convs = nn.ModuleList(conv_stack(channels) for _ in self.bands)
-        self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, 3, 1, 1))
+        self.conv_post = weight_norm(FastConv2d(channels[-1], 1, 3, 1, 1))
 
     def forward(self, audio: Tensor) -> Output:
         """(B, 1, T) -> logits (B, 1, F', N'), features."""
@@ -142,7 +143,7 @@ def conv_stack(channels: Sequence[int]) -> nn.ModuleList:
     kernels = [7, 5, *[3] * len(channels)][: len(channels)]
     strides = [2] * (len(channels) - 1) + [1]
     return nn.ModuleList(
-        weight_norm(nn.Conv2d(i, o, kernel, stride, kernel // 2))
+        weight_norm(FastConv2d(i, o, kernel, stride, kernel // 2))
         for i, o, kernel, stride in zip([2, *channels[:-1]], channels, kernels, strides, strict=True)
     )
 

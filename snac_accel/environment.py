@@ -32,8 +32,8 @@ def check_launcher(config: TrainingConfig, environment: Mapping[str, str]) -> No
     compiler = environment.get(COMPILER, "no")
     if compiler.lower() != "no":
         raise ConfigError(
-            f"{COMPILER}={compiler}: the launcher asks for torch.compile, which is not supported here: "
-            "remove dynamo_config or --dynamo_backend"
+            f"{COMPILER}={compiler}: the launcher asks for torch.compile of everything: remove dynamo_config or "
+            "--dynamo_backend, and set performance.compile to generator or all"
         )
     mixed_precision(config, environment)
     gradient_accumulation_steps(config, environment)

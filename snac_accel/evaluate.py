@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import soundfile
 import torch
-from matplotlib.figure import Figure  # without pyplot: no global state, no display
 from torch import Tensor
 
 from .audio import stft_magnitude
@@ -23,6 +22,9 @@ from .generator import GeneratorOutput, TrainableSNAC
 from .meter import precise
 from .metrics import METRICS, mel_distance
 from .seeds import derive_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class NamedClip(Protocol):
@@ -180,6 +182,8 @@ def safe_stem(name: str) -> str:
 
 def spectrogram_figure(pair: SamplePair, sampling_rate: int, fft_size: int = 1024) -> Figure:
     """Magnitude spectrograms in dB of original (above) and reconstruction (below), as a matplotlib figure."""
+    from matplotlib.figure import Figure  # only where something is drawn; without pyplot: no global state, no display
+
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, title, audio in zip(axes, ("original", "reconstruction"), (pair.real, pair.fake), strict=True):

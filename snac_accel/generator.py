@@ -17,6 +17,7 @@ from snac import SNAC
 from snac.vq import VectorQuantize
 from torch import Tensor
 
+from .depthwise import replace_depthwise
 from .snake import replace_snakes
 
 
@@ -50,6 +51,7 @@ class TrainableSNAC(SNAC):
     def __init__(self, **model: Any) -> None:
         super().__init__(**model)
         replace_snakes(self)
+        replace_depthwise(self)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,10 +74,10 @@ class TrainableSNAC(SNAC):
             return _quantize_levels(list(self.quantizer.quantizers), latent.to(self.dtype))
 
     def reconstruct(self, quantized: Tensor) -> Tensor:
-        """Decode `quantized` (B, D, F) to audio (B, 1, T); the last convolution and tanh in float32 under autocast."""
-        hidden = self.decoder.model[:-2](quantized)
+        """Decode `quantized` (B, D, F) to audio (B, 1, T); last snake, convolution and tanh in float32 under autocast."""
+        hidden = self.decoder.model[:-3](quantized)
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.decoder.model[-2:](hidden.to(self.dtype))
+            return self.decoder.model[-3:](hidden.to(self.dtype))
 
     @torch.no_grad()
     def encode_latent(self, audio: Tensor) -> Tensor:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from .codebook import perplexity, share_used
+from .config import TrainingConfig
+from .costs import step_cost, total_cost
+from .peaks import Precision, peak_flops
 from .step import StepReport
 
+log = logging.getLogger(__name__)
 BY_FAMILY = "discriminator/"  # these names are paths already; everything else is of `train/`
 
 
@@ -19,10 +26,18 @@ def precise(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+class Counted(NamedTuple):
+    """Operations, over all ranks."""
+
+    step_flops: float = 0.0  # of a step; 0: not counted
+    peak_flops: float | None = None  # a second, as the GPUs' maker promises; None: not known
+
+
 class StepMeter:
     """Adds up step reports; tensors stay on the device until `flush`, so that no step waits for a number."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Counted | None = None) -> None:
+        self.counted = counted or Counted()
         self._start()
 
     def _start(self) -> None:
@@ -56,10 +71,19 @@ class StepMeter:
         values = mean_over_ranks(means).tolist() if means is not None else []
         scalars = {_path(name): value for name, value in zip(names, values, strict=True)} | self._codebooks()
         elapsed = time.perf_counter() - self.started
+        steps_per_second = self.steps / elapsed
         scalars["time/step_seconds"] = elapsed / max(self.steps, 1)
         scalars["time/data_wait"] = self.waited / elapsed
         scalars["throughput/audio_seconds_per_second"] = self.audio_seconds / elapsed
         self._start()
+        return scalars | self._operations(steps_per_second)
+
+    def _operations(self, steps_per_second: float) -> dict[str, float]:
+        """Operations per second, and their share of the peak ("model FLOPs utilization"), where they are known."""
+        rate = self.counted.step_flops * steps_per_second
+        scalars = {"throughput/tflop_per_second": rate / 1e12} if rate else {}
+        if rate and self.counted.peak_flops:
+            scalars["throughput/mfu"] = rate / self.counted.peak_flops
         return scalars
 
     def _codebooks(self) -> dict[str, float]:
@@ -73,6 +97,45 @@ class StepMeter:
             for name, values in columns.items()
             for level, value in enumerate(values.tolist())
         }
+
+
+def count_step(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    accumulation: int,
+    generator: nn.Module,
+    discriminators: Mapping[str, nn.Module],
+) -> Counted:
+    """What a step of a run with these networks costs, on rank 0, which logs it; the networks not wrapped yet."""
+    if not accelerator.is_main_process:
+        return Counted()
+    shape = (config.training.batch_size, 1, config.segment_samples)
+    try:
+        parts = step_cost(
+            generator,
+            discriminators,
+            shape,
+            loss_weights=config.losses.model_dump(),
+            sampling_rate=config.model.sampling_rate,
+            accumulation_steps=accumulation,
+        )
+    except RuntimeError as error:  # a network of somebody's own that needs to see its numbers
+        log.warning("FLOP/s are not logged: %s", " ".join(str(error).split())[:200])
+        return Counted()
+    peak = peak_of(accelerator, config)
+    ranks = accelerator.num_processes
+    return Counted(total_cost(parts).flops * ranks, None if peak is None else peak * ranks)
+
+
+def peak_of(accelerator: Accelerator, config: TrainingConfig) -> float | None:
+    """What the maker of this rank's GPU promises in the run's precision, operations per second; None if it is not known."""
+    if accelerator.device.type != "cuda":
+        return None
+    # Nearly all operations of a float32 run are convolutions.
+    precision: Precision = "tf32" if config.training.tf32_convolutions else "fp32"
+    if accelerator.mixed_precision in ("bf16", "fp16"):
+        precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp16"
+    return peak_flops(torch.cuda.get_device_name(accelerator.device), precision)
 
 
 def _norms(report: StepReport) -> list[tuple[str, Tensor]]:

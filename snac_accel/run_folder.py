@@ -6,6 +6,7 @@ runs/demo-20260101-120000/
     checkpoints/step_00000600/        see `checkpoint`
     logs/                             metrics.jsonl, bad_samples.jsonl, trackers
     samples/                          held-out clips: original, reconstruction, spectrograms
+    profile/                          of --profile: a table by part of the step, and the trace
     export/                           the snac folder
 """
 
@@ -34,7 +35,7 @@ HARMLESS = {
     "data.num_workers", "data.max_bad_fraction", "data.cache_dir", "data.cache_gigabytes", "data.steps_per_epoch",
     "validation.max_clips", "validation.max_clip_seconds", "validation.num_samples",
 }  # fmt: skip
-HARMLESS_SECTIONS = {"checkpoint", "distributed", "tracking", "paths"}
+HARMLESS_SECTIONS = {"checkpoint", "distributed", "performance", "tracking", "paths"}
 
 
 class RunFolder(NamedTuple):
@@ -49,6 +50,11 @@ class RunFolder(NamedTuple):
     def samples(self) -> Path:
         """Folder of audio and pictures."""
         return self.root / "samples"
+
+    @property
+    def profile(self) -> Path:
+        """Folder of the profile."""
+        return self.root / "profile"
 
     @property
     def export(self) -> Path:

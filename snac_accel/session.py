@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.profiler import record_function
 
 from .accounts import SourceAccounts, bad_samples_file
 from .checkpoint import save_checkpoint
+from .compiling import Compilation
 from .config import TrainingConfig, config_hash, to_dict
 from .dataset import Batch, Mixture, ValidationClips
 from .errors import DataError, UserError
@@ -22,12 +24,14 @@ from .evaluate import Evaluation, SamplePair, evaluate, level_information, sampl
 from .export import check_export, write_export
 from .generator import TrainableSNAC
 from .meter import StepMeter
+from .profiling import StepProfiler
 from .report import results_table
 from .run_data import training_facts
 from .run_folder import RunFolder
 from .signals import STOP_SIGNALS, StopSignal
 from .state import TrainState
 from .step import StepReport
+from .stopwatch import Stopwatch
 from .tracking import Tracking, validations
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,18 @@ class Session:
     skipped_in_a_row: int = 0
     validated_at: int | None = None  # step of the last validation
     saved_at: int | None = None  # step of the last checkpoint
+    start: Stopwatch = field(default_factory=Stopwatch)  # what the start took
+    started: bool = False  # that was said
+    compilation: Compilation | None = None  # None: nothing is compiled
+
+    def profiler(self) -> StepProfiler:
+        """What profiles the steps of `tracking.profile`, on rank 0."""
+        steps = self.config.tracking.profiled_steps if self.accelerator.is_main_process else None
+        about = (
+            f"Rank 0 of {self.accelerator.num_processes}, {self.accelerator.device}, mixed precision "
+            f"{self.accelerator.mixed_precision}; {self.accumulation} x {self.config.training.batch_size} windows a step."
+        )
+        return StepProfiler(steps, self.folder.profile, about, self.tracking.say)
 
     @property
     def generator(self) -> TrainableSNAC:
@@ -79,6 +95,7 @@ class Session:
         return self.accelerator.reduce(tensor, reduction="mean")
 
 
+@record_function("bookkeeping")
 def account(session: Session, batches: list[Batch], report: StepReport, waited: float) -> None:
     """Add a step to the books, and learn whether any rank was asked to stop; collective.
 
@@ -107,6 +124,9 @@ def account(session: Session, batches: list[Batch], report: StepReport, waited: 
     session.meter.add(
         report, waited=waited, audio_seconds=(audio + padding) / session.config.model.sampling_rate
     )
+    if session.compilation is not None and (note := session.compilation.after_step()):
+        session.tracking.say(note)
+        session.tracking.note(note)
     if message := accounts.stop_message():
         raise DataError(message)
     session.skipped_in_a_row = session.skipped_in_a_row + 1 if report.skipped else 0
@@ -125,6 +145,7 @@ def _write_bad_samples(session: Session, records: list[dict[str, Any]]) -> None:
         lines.writelines(json.dumps({"step": session.state.step, **record}) + "\n" for record in records)
 
 
+@record_function("bookkeeping")
 def log_step(session: Session) -> None:
     """Write the means since the last call to bar, trackers and log; collective."""
     state = session.state
@@ -139,6 +160,8 @@ def log_step(session: Session) -> None:
     scalars["train/skipped_updates"] = state.counters["skipped_updates"]
     if state.scaler.is_enabled():
         scalars["train/loss_scale"] = state.scaler.get_scale()
+    if session.compilation is not None:
+        scalars |= session.compilation.scalars()
     session.tracking.log(scalars, state.step)
     session.tracking.show(_headline(scalars))
 
@@ -168,6 +191,7 @@ def _headline(scalars: Mapping[str, float]) -> dict[str, float]:
     return shown
 
 
+@record_function("validation")
 def validate_model(session: Session) -> Evaluation | None:
     """Measure the generator on the held-out clips, log the numbers, samples and pictures; collective."""
     if session.validation is None or session.validated_at == session.state.step:
@@ -203,6 +227,7 @@ def _pairs(session: Session) -> list[SamplePair]:
     return sample_pairs(session.generator, clips, seed=session.seed)
 
 
+@record_function("save")
 def save(session: Session) -> None:
     """Write a checkpoint, once per step; collective."""
     if session.saved_at == session.state.step:

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.profiler import record_function
 
 from .codebook import count_codes, restart_dead_codes
 from .generator import GeneratorOutput
@@ -27,6 +28,7 @@ from .losses import DISCRIMINATOR_LOSSES, SPECTRAL_LOSSES, discriminator_loss
 from .optimizers import advance
 from .seeds import derive_seed
 from .state import TrainState
+from .winograd import input_gradients_only
 
 Scale = Callable[[Tensor], Tensor]  # multiplies by the loss scale; the identity without float16
 
@@ -79,7 +81,8 @@ def train_step(
     for index, real in enumerate(batches):
         with accelerator.accumulate(*state.models()):
             seed_noise(settings.seed, state.step, index, accelerator.process_index)
-            output = state.generator(real)
+            with record_function("generator forward"):
+                output = state.generator(real)
             gather_gradients(real, output, state, settings, report, 1 / len(batches), log_unweighted)
             outputs.append(output)
     update(state, settings, report)
@@ -113,15 +116,17 @@ def gather_gradients(
     leaf = output.audio.detach().requires_grad_()
     gradient = torch.zeros_like(leaf)
     for name, discriminator in state.discriminators.items():
-        gradient += _discriminate(name, discriminator, real, leaf, scale, settings, report, share)
+        with record_function(f"discriminator {name}"):
+            gradient += _discriminate(name, discriminator, real, leaf, scale, settings, report, share)
     gradient += _reconstruct(real, leaf, scale, settings, report, share, log_unweighted)
     quantizer_loss = leaf.new_zeros(())
     for name in ("commitment", "codebook"):
         value = getattr(output, name)
         report.add(name, value, share)
         quantizer_loss = quantizer_loss + settings.loss_weights.get(name, 0.0) * value
-    # d/dθ of ⟨fake, gradient⟩ is the chain rule's product of the gathered gradient with d fake / dθ.
-    (((output.audio * gradient).sum() + scale(quantizer_loss)) * share).backward()
+    with record_function("generator backward"):
+        # d/dθ of ⟨fake, gradient⟩ is the chain rule's product of the gathered gradient with d fake / dθ.
+        (((output.audio * gradient).sum() + scale(quantizer_loss)) * share).backward()
 
 
 def _discriminate(
@@ -140,13 +145,15 @@ def _discriminate(
     terms = {term: loss(on_real, on_fake) for term, loss in DISCRIMINATOR_LOSSES.items()}
     for term, value in terms.items():
         report.add(term, value, share)
-    gradient = _gradient(terms, leaf, scale, settings.loss_weights, retain_graph=True)
+    with input_gradients_only():
+        gradient = _gradient(terms, leaf, scale, settings.loss_weights, retain_graph=True)
     loss = discriminator_loss(on_real[0], on_fake[0])
     report.add(f"discriminator/{name}", loss, share)
     (scale(loss) * share).backward(inputs=list(discriminator.parameters()))
     return gradient
 
 
+@record_function("spectral losses")
 def _reconstruct(
     real: Tensor,
     leaf: Tensor,
@@ -184,6 +191,7 @@ def _gradient(
     return torch.autograd.grad(scale(torch.stack(weighted).sum()), leaf, retain_graph=retain_graph)[0]
 
 
+@record_function("optimizers")
 def update(state: TrainState, settings: StepSettings, report: StepReport) -> None:
     """Take the loss scale out of the gradients, clip, step, schedule: both optimisers together, or neither."""
     for optimizer in state.optimizers.values():
@@ -206,6 +214,7 @@ def update(state: TrainState, settings: StepSettings, report: StepReport) -> Non
     state.count("skipped_updates", int(report.skipped))
 
 
+@record_function("codebooks")
 def follow_codebooks(
     outputs: Sequence[GeneratorOutput],
     state: TrainState,

@@ -64,6 +64,10 @@ class Tracking:
         """Put a few numbers behind the bar."""
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
 
+    def note(self, text: str) -> None:
+        """Put a few words behind the bar, until the next numbers."""
+        self.bar.set_postfix_str(text)
+
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
         if self.main:

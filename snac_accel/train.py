@@ -17,17 +17,21 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.amp import GradScaler
+from torch.profiler import record_function
 
 from .accounts import SourceAccounts
+from .activations import checkpoint_activations
 from .agreement import check_data, check_settings, lost_processes, on_every_rank, on_first_rank
 from .checkpoint import load_checkpoint, save_checkpoint
 from .codebook import CodebookUsage
+from .compiling import check_compiler, compile_networks
 from .config import TrainingConfig, to_dict, validate
 from .dataset import AudioDataset, Batch, Mixture, ValidationClips, make_loader
 from .discriminators import DISCRIMINATORS
 from .doctor import quick_check
 from .generator import TrainableSNAC, zero_encoding_biases
 from .launching import accumulation_steps, create_accelerator, release
+from .meter import StepMeter, count_step
 from .optimizers import setup_optimizers
 from .report import Processes, introduction
 from .run_data import (
@@ -46,6 +50,7 @@ from .session import Session, account, finish, log_step, save, validate_model
 from .starting import load_generator, start_codebooks
 from .state import TrainState
 from .step import StepSettings, train_step
+from .stopwatch import Stopwatch
 from .tracking import Tracking
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
@@ -54,21 +59,28 @@ __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_op
 DATA_TIMEOUT_SECONDS = 600.0  # without a batch, after which data workers are replaced
 
 
-def main(config: TrainingConfig | Mapping[str, Any] | None = None) -> int:
+def main(config: TrainingConfig | Mapping[str, Any] | None = None, *, started: float | None = None) -> int:
     """Train as `config` says, from the newest checkpoint of its run or from the start.
 
     `config` is validated: nested plain values as `create_training_config` makes them will do; None means the defaults.
+    `started`: when the program was launched, of `time.perf_counter()`, for the line on what the start took; None: now.
     Returns 0 when the run is complete, 128 + the signal's number when a signal stopped it after saving.
     Raises `UserError` (one line) for anything that the user can put right.
     """
+    start = Stopwatch(started)
     config = validate({} if config is None else config)
+    start.end("imports")
     accelerator = create_accelerator(config)
     with ExitStack() as stack:
         stack.callback(release, accelerator)
         stack.enter_context(lost_processes(accelerator.process_index, accelerator.num_processes))
         check_settings(accelerator, to_dict(config))
+        if (parts := config.performance.compile) != "none":
+            on_every_rank(accelerator, lambda: check_compiler(parts, accelerator.device.type))
+        start.end("processes")
         folder = on_first_rank(accelerator, lambda: choose_run(to_dict(config)))
-        session = setup_session(config, accelerator, folder)
+        start.end("checkpoint")
+        session = setup_session(config, accelerator, folder, start)
         stack.callback(session.tracking.close)
         stack.enter_context(session.stop)
         return fit(session)
@@ -79,7 +91,10 @@ def fit(session: Session) -> int:
     state, settings = session.state, session.config.training
     if state.step == 0:
         validate_model(session)
-    for batches, waited in timed(step_batches(session)):
+        session.start.end("validation")
+    items = session.profiler().follow(timed(step_batches(session)), lambda: state.step)
+    for batches, waited in items:
+        say_started(session)
         report = train_step(
             [batch.audio.to(session.accelerator.device, non_blocking=True) for batch in batches],
             state,
@@ -98,6 +113,14 @@ def fit(session: Session) -> int:
         if session.stopped_by:
             return interrupted(session)
     return complete(session)
+
+
+def say_started(session: Session) -> None:
+    """Say what the start took, once the first step can begin; does nothing later on."""
+    if not session.started:
+        session.start.end("first batch")
+        session.tracking.say(session.start.line())
+        session.started = True
 
 
 def complete(session: Session) -> int:
@@ -126,6 +149,7 @@ def step_batches(session: Session) -> Iterator[list[Batch]]:
         start_position=session.state.position,
         num_steps=max(config.training.num_iterations - session.state.step, 0),
         num_workers=config.data.num_workers,
+        device=accelerator.device,
         # Without an index, going on where the run was stopped may mean to read for hours.
         timeout_seconds=DATA_TIMEOUT_SECONDS if session.training.indexed else math.inf,
     )
@@ -140,7 +164,8 @@ def timed(batches: Iterable[list[Batch]]) -> Iterator[tuple[list[Batch], float]]
     while True:
         started = time.perf_counter()
         try:
-            item = next(iterator)
+            with record_function("data wait"):
+                item = next(iterator)
         except StopIteration:
             return
         yield item, time.perf_counter() - started
@@ -157,21 +182,32 @@ def step_settings(config: TrainingConfig) -> StepSettings:
     )
 
 
-def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunFolder) -> Session:
+def setup_session(
+    config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, start: Stopwatch
+) -> Session:
     """Build data, models and optimisers, load the checkpoint if there is one, and open the log; collective."""
     settings = config.training
     accumulation = accumulation_steps(config, accelerator.num_processes)
     accelerator.gradient_accumulation_steps = accumulation
     training, validation = on_every_rank(accelerator, lambda: setup_dataset(config))
     check_data(accelerator, lambda: data_facts(training, validation))
+    start.end("data")
     generator, discriminators = on_every_rank(accelerator, lambda: setup_models(config, accelerator.device))
+    start.end("models")
+    counted = count_step(config, accelerator, accumulation, generator, discriminators)
+    start.end("counting")
     on_first_rank(accelerator, lambda: create_run(folder, to_dict(config)))
     if folder.resume_from is None:
         # The other ranks are given the outcome with all other weights, when the models are wrapped.
         on_first_rank(accelerator, lambda: start_codebooks(generator, training, config))
+        start.end("codebooks")
+    if config.performance.activation_checkpointing:
+        checkpoint_activations(generator)
+    compilation = compile_networks(generator, discriminators, config.performance.compile)
     state = setup_state(config, accelerator, generator, discriminators)
     global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
     check_passes(config, training, global_batch_size)
+    start.end("optimizers")
     promises: list[str | None] = []
     if (checkpoint := folder.resume_from) is not None:
         manifest = on_every_rank(accelerator, lambda: load_checkpoint(checkpoint, state))
@@ -179,6 +215,7 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
             data_promise(manifest, config, accelerator.num_processes, global_batch_size),
             changed_data(manifest, training),
         ]
+        start.end("checkpoint")
     tracking = Tracking(
         accelerator,
         folder.logs,
@@ -188,6 +225,7 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
         total=settings.num_iterations,
         progress_bar=config.tracking.progress_bar,
     )
+    start.end("trackers")
     processes = Processes(
         accelerator.num_processes, accumulation, str(accelerator.device), accelerator.mixed_precision
     )
@@ -197,6 +235,10 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
     if accelerator.is_main_process:
         for finding in quick_check(training, config):
             tracking.say(str(finding))
+    start.end("data check")
+    if compilation is not None:
+        tracking.say(compilation.beginning())
+        tracking.note("compiling")
     accounts = SourceAccounts(
         training.names, config.data.max_bad_fraction, folder.logs, accelerator.process_index, state.sources
     )
@@ -211,6 +253,9 @@ def setup_session(config: TrainingConfig, accelerator: Accelerator, folder: RunF
         accumulation,
         global_batch_size,
         accounts,
+        StepMeter(counted),
+        start=start,
+        compilation=compilation,
     )
 
 

@@ -34,7 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainingConfig]:
     """Stands in for the training: collects the configurations it is called with."""
     configs: list[TrainingConfig] = []
     module = types.ModuleType("snac_accel.train")
-    module.main = configs.append  # type: ignore[attr-defined]
+    module.main = lambda config, **options: configs.append(config)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "snac_accel.train", module)
     for variable in [name for name in os.environ if name.startswith("SNAC_ACCEL_")]:
         monkeypatch.delenv(variable)
@@ -247,7 +247,7 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_exit_codes(
     outcome: Any, code: int, error: str, trained: list[TrainingConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def main(config: TrainingConfig) -> int | None:
+    def main(config: TrainingConfig, **options: Any) -> int | None:
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome

@@ -14,12 +14,24 @@ import snac_accel
 
 PACKAGE = Path(snac_accel.__file__).parent
 FLOORS = {
-    0: ["errors", "files", "presets", "seeds"],
+    0: ["errors", "files", "peaks", "presets", "seeds", "stopwatch"],
     1: ["config"],
-    2: ["audio", "snake"],
+    2: ["audio", "depthwise", "snake", "winograd"],
     3: ["codebook", "dataset", "discriminators", "generator", "losses", "metrics"],
-    4: ["export", "state"],
-    5: ["accounts", "checkpoint", "evaluate", "meter", "optimizers", "report", "run_folder", "step", "tracking"],
+    4: ["activations", "compiling", "costs", "export", "state"],
+    5: [
+        "accounts",
+        "checkpoint",
+        "evaluate",
+        "meter",
+        "optimizers",
+        "profiling",
+        "report",
+        "run_folder",
+        "step",
+        "traces",
+        "tracking",
+    ],
     6: ["agreement", "doctor", "environment", "launching", "prepare", "run_data", "session", "signals", "starting"],
     7: ["train"],
     8: ["cli"],

@@ -1,22 +1,34 @@
 """`snac-accel COMMAND`: from flags to a configuration, then one function.
 
-Nothing here loads torch before the configuration is known to be right. A command is a function of its
-arguments that returns an exit code; `COMMANDS` names them.
+Nothing here loads torch before the configuration is known to be right, and nothing loads the configuration's schema before
+a command needs it: `--help` is printed at once. A command is a function of its arguments that returns an exit code;
+`COMMANDS` says where it is.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
 from .. import __version__
-from ..config.messages import nearest, one_line, show
 from ..errors import ConfigError, UserError
-from .doctor import doctor
-from .prepare import prepare
-from .training import EXIT_OK, export, show_config, train
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
+
+
+class Command(NamedTuple):
+    """Where a command is, and what the overview says of it."""
+
+    module: str  # in this folder
+    function: str
+    summary: str  # the first line of its docstring, which is not loaded for the overview
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Load and call it."""
+        code: int = getattr(import_module(f".{self.module}", __name__), self.function)(arguments)
+        return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
+        from ..config.messages import one_line
+
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -35,28 +49,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     command = arguments[0] if arguments else "--help"
     if command in COMMANDS:
-        return COMMANDS[command](arguments[1:])
+        return COMMANDS[command].run(arguments[1:])
     if command == "--version":
         print(__version__)
         return EXIT_OK
     if command in ("-h", "--help"):
         print(_overview())
         return EXIT_OK if arguments else EXIT_USAGE
+    raise ConfigError(_unknown(command))
+
+
+def _unknown(command: str) -> str:
+    from ..config.messages import nearest, show
+
     near = nearest(command, COMMANDS)
     advice = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
-    raise ConfigError(f"{show(command)}: unknown command; {advice}")
+    return f"{show(command)}: unknown command; {advice}"
 
 
 def _overview() -> str:
     lines = ["usage: snac-accel COMMAND [FLAGS]    (snac-accel COMMAND --help shows the flags)", ""]
-    lines += [f"  {name:14}{(run.__doc__ or '').splitlines()[0]}" for name, run in COMMANDS.items()]
+    lines += [f"  {name:14}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(lines)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train,
-    "doctor": doctor,
-    "prepare": prepare,
-    "show-config": show_config,
-    "export": export,
+COMMANDS = {
+    "train": Command(
+        "training", "train", "Train a model; with no flags, the published 24 kHz model on LJ Speech."
+    ),
+    "doctor": Command(
+        "doctor", "doctor", "Say what is wrong with the data, and what a run would make of it."
+    ),
+    "prepare": Command(
+        "prepare",
+        "prepare",
+        "Turn the data into shards of equal size, parquet or WebDataset, that stream well; goes on if it was stopped.",
+    ),
+    "show-config": Command(
+        "training", "show_config", "Print the configuration that `train` would run with, ready for --config."
+    ),
+    "export": Command(
+        "training",
+        "export",
+        "Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`.",
+    ),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ def doctor(arguments: Sequence[str]) -> int:
     flags = doctor_parser().parse_known(arguments)
     config = read_config(flags)
     _check(flags)
+    if flags.memory is not None:
+        return _memory(config, flags)
     from ..doctor import json_report, text_report  # loads torch
 
     try:
@@ -53,6 +57,11 @@ def doctor_parser() -> ConfigParser:
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="processes that the run will have (1)"
     )
+    parser.add_argument(
+        "--memory", type=float, nargs="?", const=math.inf, metavar="GIB",
+        help="look at no data: say what memory a training step needs, by part, and which window and batch fit into so "
+        "much (default: what is free on the GPU, without one in the machine)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--output", metavar="DIR", help=f"folder for {TABLE_FILE} and {PICTURE_FILE}")
     return parser
@@ -62,6 +71,10 @@ def _check(flags: argparse.Namespace) -> None:
     for name in ("clips", "processes"):
         if (value := getattr(flags, name)) < 1:
             raise ConfigError(f"--{name} {value}: should be at least 1")
+    if flags.memory is not None and not flags.memory > 0:
+        raise ConfigError(f"--memory {flags.memory:g}: should be above 0 (GiB)")
+    if flags.memory is not None and (flags.output or flags.all):
+        raise ConfigError("--memory looks at no data: leave out --output and --all")
     if flags.output and Path(flags.output).exists() and not Path(flags.output).is_dir():
         raise ConfigError(f"--output {flags.output}: is a file, should be a folder")
     if flags.output:
@@ -69,6 +82,22 @@ def _check(flags: argparse.Namespace) -> None:
             Path(flags.output).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--output {flags.output}: cannot be created: {error.strerror}") from error
+
+
+def _memory(config: TrainingConfig, flags: argparse.Namespace) -> int:
+    """Estimate what a step needs; exit code 1 if the configuration's does not fit."""
+    from ..doctor import estimate_memory, json_memory, text_memory
+    from ..environment import mixed_precision
+
+    report = estimate_memory(
+        config,
+        available=None if math.isinf(flags.memory) else flags.memory * 2**30,
+        precision=mixed_precision(config, os.environ),
+        num_processes=flags.processes,
+        follow=lambda what: print(f"counting a step: {what} …", file=sys.stderr),
+    )
+    print(json.dumps(json_memory(report), indent=2) if flags.json else text_memory(report))
+    return report.exit_code
 
 
 def _diagnose(config: TrainingConfig, flags: argparse.Namespace) -> Diagnosis:

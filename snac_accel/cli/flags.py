@@ -23,6 +23,7 @@ SHORT_FLAGS = {
     "training.num_iterations": "num_iterations",
     "training.init_from": "init_from",
     "checkpoint.resume": "resume",
+    "tracking.profile": "profile",
 }
 
 HELP = """\

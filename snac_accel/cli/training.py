@@ -10,6 +10,7 @@ from pathlib import Path
 from ..config import to_dict, to_yaml
 from ..environment import check_launcher
 from ..signals import end_as_init, end_with_launcher
+from ..stopwatch import process_start
 from .flags import ConfigParser, config_parser, read_config
 
 EXIT_OK = 0
@@ -25,7 +26,7 @@ def train(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
     from ..train import main as train_main  # loads torch, so only once the configuration is known to be right
 
-    return train_main(config) or EXIT_OK
+    return train_main(config, started=process_start()) or EXIT_OK
 
 
 def show_config(arguments: Sequence[str]) -> int:

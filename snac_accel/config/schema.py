@@ -19,6 +19,7 @@ from .sections import (
     LossSettings,
     OptimizerSettings,
     PathSettings,
+    PerformanceSettings,
     TrackingSettings,
     TrainingSettings,
     ValidationSettings,
@@ -47,6 +48,9 @@ class TrainingConfig(Section):
     )
     codebook: CodebookSettings = Field(
         default=CodebookSettings(), description="Start of the codebooks, and dead codes."
+    )
+    performance: PerformanceSettings = Field(
+        default=PerformanceSettings(), description="Time and memory of a step."
     )
     distributed: DistributedSettings = Field(
         default=DistributedSettings(), description="How the processes of a run work together."
@@ -82,7 +86,14 @@ class TrainingConfig(Section):
         self._check_validation()
         self._check_losses()
         self._check_segment()
+        self._check_profile()
         return self
+
+    def _check_profile(self) -> None:
+        steps, last = self.tracking.profiled_steps, self.training.num_iterations
+        if steps is not None and steps[1] > last:
+            problem = f"should end by the last step, training.num_iterations = {last}"
+            raise inconsistent("tracking.profile", self.tracking.profile, problem)
 
     def _check_segment(self) -> None:
         needs = {"the spectral losses need": _SPECTRA_NEED}

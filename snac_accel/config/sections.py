@@ -141,6 +141,20 @@ class CodebookSettings(Section):
     )
 
 
+class PerformanceSettings(Section):
+    """Time and memory of a step; what is trained stays the same but for rounding."""
+
+    compile: Literal["none", "generator", "all"] = Field(
+        default="none",
+        description="What torch.compile takes: none, the generator, or all (generator and discriminators).",
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Compute the generator's blocks again in the backward pass instead of keeping what they computed: "
+        "less memory, more time.",
+    )
+
+
 class DistributedSettings(Section):
     """How the processes of a run work together."""
 
@@ -166,6 +180,31 @@ class TrackingSettings(Section):
         default=("tensorboard",), description="Trackers of Accelerate, such as wandb; []: none."
     )
     progress_bar: bool = Field(default=True, description="Show a progress bar.")
+    profile: Name | None = Field(
+        default=None,
+        description="START:STOP: profile what happens after START steps are done until STOP are; null: nothing.",
+    )
+
+    @property
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """The steps done when the profile begins, and when it ends."""
+        if self.profile is None:
+            return None
+        start, _, stop = self.profile.partition(":")
+        return int(start), int(stop)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrackingSettings:
+        if self.profile is not None:
+            start, _, stop = self.profile.partition(":")
+            if not (_is_count(start) and _is_count(stop) and int(start) < int(stop)):
+                problem = "should be START:STOP, two numbers of steps of which the first is smaller, such as 100:110"
+                raise inconsistent("profile", self.profile, problem)
+        return self
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 class PathSettings(Section):

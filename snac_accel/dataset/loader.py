@@ -7,37 +7,28 @@ it twice loses data.
 from __future__ import annotations
 
 import logging
-import queue
-import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
-from pickle import UnpicklingError
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import DataError
+from .delivery import LostWorker, Reader, Transfer, transfer_to
 from .network import num_retries
 from .order import micro_batch_starts
 from .samples import Batch, Sample, collate
 
 PREFETCHED_BATCHES = 2  # per worker
 MAX_REPLACEMENTS = 3  # of lost workers, without a batch in between
-# What torch says of a worker that is gone, or does not answer.
-_LOST = re.compile(r"DataLoader worker .* (exited unexpectedly|is killed by signal)")
-_SLOW = re.compile("DataLoader timed out")
 CHECK_SECONDS = 2.0  # how often it is looked whether the workers live, while a batch is waited for
 log = logging.getLogger(__name__)
-
-
-class LostWorker(Exception):
-    """A data worker died, or stopped answering."""
 
 
 class SampleSource(Protocol):
@@ -65,8 +56,17 @@ class BatchLoader:
     most `MAX_REPLACEMENTS` times in a row.
     """
 
-    def __init__(self, source: SampleSource, layout: Layout, timeout_seconds: float, **options: Any) -> None:
-        self.source, self.layout, self.timeout_seconds, self.options = source, layout, timeout_seconds, options
+    def __init__(
+        self,
+        source: SampleSource,
+        layout: Layout,
+        timeout_seconds: float,
+        transfer: Transfer | None = None,
+        **options: Any,
+    ) -> None:
+        self.source, self.layout, self.options = source, layout, options
+        self.timeout_seconds = timeout_seconds
+        self.transfer = transfer or Transfer()
         self._workers: set[BaseProcess] = set()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -88,9 +88,9 @@ class BatchLoader:
         """Yield from micro-batch `first` on; raises LostWorker."""
         batches = self._start(DataLoader(_Batches(self.source, self.layout, first), **self.options))
         if not self._workers:
-            yield from batches
+            yield from (self.transfer.receive(self.transfer.send(batch)) for batch in batches)
             return
-        reader = _Reader(batches)
+        reader = Reader(batches, self.transfer)
         del batches  # the reader's alone: its end is that of the workers
         try:
             while (batch := reader.next_batch(self.timeout_seconds)) is not None:
@@ -127,82 +127,35 @@ def make_loader(
     start_position: int = 0,
     num_steps: int | None = None,
     num_workers: int = 2,
+    device: torch.device | None = None,
     pin_memory: bool | None = None,
     timeout_seconds: float = 600.0,
 ) -> BatchLoader:
     """Return the loader of process `rank`: from `start_position` of the stream on, `accumulation_steps`
     batches a step.
 
-    Endless if `num_steps` is None. The global batch of a step depends on its size alone. `pin_memory` None:
-    where there is a GPU. A worker that gives no batch for `timeout_seconds` is replaced.
+    Endless if `num_steps` is None. The global batch of a step depends on its size alone. If `device` is a GPU, the
+    batches come there, copied while earlier ones are used, from pinned memory unless `pin_memory` is False; else they
+    come on the CPU. A worker that gives no batch for `timeout_seconds` is replaced.
     """
     if not 0 <= rank < num_processes:
         raise ValueError(f"rank must lie in 0..{num_processes - 1}, not {rank}")
+    on_gpu = device is not None and device.type == "cuda"
     return BatchLoader(
         source,
         Layout(batch_size, num_processes, rank, accumulation_steps, start_position, num_steps),
         timeout_seconds,
+        transfer_to(device),
         batch_size=None,  # whole micro-batches come out of the workers
         num_workers=num_workers,
         prefetch_factor=PREFETCHED_BATCHES if num_workers else None,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        pin_memory=on_gpu if pin_memory is None else pin_memory,
         timeout=min(CHECK_SECONDS, timeout_seconds) if num_workers else 0,
         worker_init_fn=_start_worker,
         # Without a generator of its own the loader would draw from the global one and shift the model's
         # random numbers.
         generator=torch.Generator(),
     )
-
-
-class _Reader:
-    """Takes batches from the workers in a thread of its own.
-
-    What a worker began to send, or holds open to be fetched, blocks whoever reads it for ever when the worker is
-    stopped or dies just then; here that is a thread, and the trainer stops waiting for it.
-    """
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._answers: queue.Queue[Batch | Exception | None] = queue.Queue(maxsize=1)
-        self._stopped = threading.Event()
-        threading.Thread(target=self._read, args=(batches,), name="batches", daemon=True).start()
-
-    def next_batch(self, timeout_seconds: float) -> Batch | None:
-        """Return the next batch, None at the end; raises LostWorker, or what was raised in a worker."""
-        try:
-            answer = self._answers.get(timeout=min(timeout_seconds, threading.TIMEOUT_MAX))
-        except queue.Empty:
-            raise LostWorker(f"none gave a batch for {timeout_seconds:g} s") from None
-        if not isinstance(answer, Exception):
-            return answer
-        # A batch is fetched from its worker when it is unpacked, which fails in these ways if the worker died just then.
-        if isinstance(answer, OSError | EOFError | UnpicklingError) or _LOST.search(str(answer)):
-            raise LostWorker(" ".join(f"{type(answer).__name__}: {answer}".split())[:200]) from answer
-        raise answer
-
-    def stop(self) -> None:
-        """Let the thread end, and the workers with it."""
-        self._stopped.set()
-
-    def _read(self, batches: Iterator[Batch]) -> None:
-        answer: Batch | Exception | None
-        while not self._stopped.is_set():
-            try:
-                answer = next(batches)
-            except StopIteration:
-                answer = None
-            except Exception as error:
-                if _SLOW.search(str(error)):
-                    continue  # the workers were looked after; they live
-                answer = error
-            self._put(answer)
-            if not isinstance(answer, Batch):
-                return
-
-    def _put(self, answer: Batch | Exception | None) -> None:
-        while not self._stopped.is_set():
-            with suppress(queue.Full):
-                self._answers.put(answer, timeout=0.1)
-                return
 
 
 class _Batches(IterableDataset[Batch]):
@@ -245,7 +198,10 @@ def _lost_message(error: LostWorker) -> str:
 
 
 def _start_worker(worker_id: int) -> None:
-    """Set up a worker process: one thread, since they share the cores, and signals left to the main process.
+    """Set up a worker process: one thread computes, since they share the cores, and signals are left to the main process.
+
+    Decoding is libsndfile's, which has no threads; resampling and levels are torch's, Arrow unpacks parquet: these two would
+    take all cores. Threads that wait for the network are few and of a fixed number (`parquet.FETCH_THREADS`).
 
     Ctrl-C, SLURM and containers signal whole groups of processes; a worker that died of it would take the last step with
     it. The first SIGTERM is let pass, a second one, from the main process to a worker that is stuck, ends it.
@@ -254,6 +210,8 @@ def _start_worker(worker_id: int) -> None:
     or imported again.
     """
     torch.set_num_threads(1)
+    if (arrow := sys.modules.get("pyarrow")) is not None:  # a source that needs it has loaded it by now
+        arrow.set_cpu_count(1)
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot: no global state, no display
 from numpy.typing import NDArray
 
 from .clip import Sound
 from .examination import Diagnosis
 from .measures import BAND_HZ
 from .summary import BAD, FATES, GOOD, PADDED, QUIET, SHORT, SILENT, Examined, Summary, window_loudness
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLORS = (
     "#0072b2",
@@ -33,6 +35,8 @@ SHORTEST_SHOWN = 0.02  # seconds; what is shorter stands there too
 
 def draw_picture(diagnosis: Diagnosis, path: Path) -> None:
     """Write the picture as PNG."""
+    from matplotlib.figure import Figure  # the trainer, which asks for no picture, starts without it
+
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     lengths, levels, spectrum, fates = figure.subplots(2, 2).flat
     draw_lengths(lengths, diagnosis)
