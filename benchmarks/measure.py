@@ -5,7 +5,8 @@
     print(machine()); print(table([[found.name, describe(found)]], ["", "ratio"]))
 
 Whatever else the machine does hits all ways of a round alike, so the ratios of single rounds are compared, not times.
-A script that `make bench` runs offers `short() -> list[Ratio]`; what cannot be measured here raises `NotMeasured`.
+A script that `make bench` runs offers `short() -> list[Ratio]`; what cannot be measured here raises `NotMeasured`,
+and where only a part cannot, it prints a line that begins with "not measured".
 """
 
 from __future__ import annotations

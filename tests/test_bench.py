@@ -330,9 +330,9 @@ def test_memory_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     import data_memory
 
     monkeypatch.setattr(data_memory, "SHORT_HOURS", 1)
-    monkeypatch.setattr(data_memory, "SHUFFLE_BUFFER", 50)
+    monkeypatch.setattr(data_memory, "SHORT_ROUNDS", 2)
     (found,) = data_memory.short()
-    assert found.values and all(0.5 < value < 2 for value in found.values)
+    assert len(found.values) == 2 and all(0.5 < value < 2 for value in found.values)
 
 
 def test_scaling_in_short(measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

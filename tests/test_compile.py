@@ -7,6 +7,7 @@ result with torch's own operations ("aot_eager"): seconds instead of minutes. Th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from snac import SNAC
-from test_train import losses, tiny_config, weights
+from test_train import TINY, losses, tiny_config
 from tiny import MODEL, WINDOW, differences, make_state, snapshot, step_settings
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from snac_accel import compiling
 from snac_accel.activations import checkpoint_activations
 from snac_accel.checkpoint import load_checkpoint, save_checkpoint
 from snac_accel.compiling import Compilation, Compiled, check_compiler, compile_networks
+from snac_accel.config import load_config, merge
 from snac_accel.discriminators import MultiPeriodDiscriminator, MultiScaleSTFTDiscriminator
 from snac_accel.errors import ConfigError
 from snac_accel.evaluate import evaluation_mode
@@ -135,22 +137,16 @@ def test_the_export_is_stock(trained: Trained, tmp_path: Path, speech: Tensor) -
 
 
 def test_a_run_goes_on_compiled_or_not(tmp_path: Path, traced: None) -> None:
-    """Two steps compiled, two without, against four without; the log says what was compiled."""
-    one, other = tmp_path / "one", tmp_path / "other"
-    compiled = {"compile": "generator", "activation_checkpointing": True}
-    for run, steps, performance in ((one, 4, {}), (other, 2, compiled), (other, 4, {})):
+    """Two steps compiled, then one without, in the same folder; the log says what was compiled."""
+    run = tmp_path / "run"
+    for steps, performance in ((2, {"compile": "generator"}), (3, {})):
         changes = {"performance": performance, "model": SMALL, "validation": {"enabled": False}}
         training = {"num_iterations": steps, "log_interval": 1}
         assert main(tiny_config(run, training=training, data={"segment_length": 0.15}, **changes)) == 0
-    logged = losses(other)
-    assert all(logged[step]["compile/graphs"] == 2 for step in (1, 2))
-    assert all(logged[step]["compile/recompilations"] == 0 for step in (1, 2))
-    for step, values in losses(one).items():
-        both = {name: losses(other)[step][name] for name in values}
-        assert both == pytest.approx(values, rel=1e-4), step
-    assert "compile/graphs" not in losses(other)[4]
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(weights(other)[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    logged = losses(run)
+    assert [step for step, values in logged.items() if values.get("compile/graphs") == 2] == [1, 2]
+    assert [step for step, values in logged.items() if values.get("compile/recompilations") == 0] == [1, 2]
+    assert "compile/graphs" not in logged[3]
 
 
 def test_without_a_compiler_the_run_does_not_begin(tmp_path: Path) -> None:
@@ -203,6 +199,17 @@ def test_shapes_that_change_are_said_once(traced: None) -> None:
     assert notes[2] is not None and notes[2].startswith("warning: step 3 compiled again")
     assert [notes[1], *notes[3:]] == [None] * 3
     assert compilation.scalars()["compile/recompilations"] == 2
+
+
+def test_the_benchmark_compares(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import compile_time
+
+    config = load_config("demo", overrides=merge(TINY, {"model": SMALL}), environment={})
+    found = compile_time.compare(config, "generator", compile_time.make_batch(config, 1), rounds=2)
+    assert len(found.ratio.values) == 2 and found.ratio.median > 0
+    row = compile_time.report([found]).splitlines()[-1]
+    assert re.fullmatch(r"\| generator +\| .* \| \d+ +\| 2 +\| 0 +\| none +\|", row), row
 
 
 def machine_code(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
 
 import pyarrow
@@ -182,14 +183,14 @@ def test_an_error_of_the_device_is_not_taken_for_a_lost_worker(
 
 
 def test_leaving_early_ends_thread_and_worker(source: AudioDataset) -> None:
-    before = set(threading.enumerate())
+    threads_before, workers_before = set(threading.enumerate()), set(active_children())
     batches, _ = recorded(source, 1)
     next(batches)
-    assert set(threading.enumerate()) > before
+    (thread,) = (new for new in set(threading.enumerate()) - threads_before if new.name == "batches")
+    (worker,) = set(active_children()) - workers_before
     batches.close()  # type: ignore[attr-defined]
-    assert happens(
-        lambda: not any(thread.name == "batches" for thread in set(threading.enumerate()) - before)
-    )
+    assert happens(lambda: not thread.is_alive())
+    assert happens(lambda: not worker.is_alive())
 
 
 def test_on_a_cpu_nothing_is_pinned_or_copied(source: AudioDataset) -> None:

@@ -112,7 +112,7 @@ def test_the_estimate_is_what_a_step_needs(memory: ModuleType, changes: dict[str
         estimate = memory.expected(config, 2, checkpointing)
         assert estimate == pytest.approx(real, rel=0.15)
         peaks.append(real)
-    assert peaks[1] < 0.7 * peaks[0]
+    assert peaks[1] < 0.8 * peaks[0]
 
 
 def test_the_estimate_knows_about_accumulation_precision_and_processes() -> None:
