@@ -129,9 +129,8 @@ def _configure(keep_graphs: bool) -> None:
     import torch._inductor.config as inductor
 
     inductor.fallback_random = True  # the noise of uncompiled networks: seeds keep their meaning
-    torch._dynamo.config.optimize_ddp = (
-        False  # it would split graphs, and cannot split what has its own backward
-    )
+    # It would split graphs, and cannot split what has its own backward.
+    torch._dynamo.config.optimize_ddp = False
     autograd.force_non_lazy_backward_lowering = True  # both passes at once: a failure can still be answered
     # The step goes back through a discriminator's graph twice.
     autograd.donated_buffer = not keep_graphs

@@ -84,9 +84,8 @@ class Counter(TorchDispatchMode):
         return result
 
     def _bytes_of(self, tensor: Tensor) -> int:
-        elements = min(
-            tensor.numel(), tensor.untyped_storage().nbytes() // tensor.element_size()
-        )  # expanded: once
+        stored = tensor.untyped_storage().nbytes() // tensor.element_size()  # fewer than it has if it was expanded
+        elements = min(tensor.numel(), stored)
         return elements * (self.product_bytes if tensor.dtype == torch.float32 else tensor.element_size())
 
 

@@ -216,29 +216,21 @@ def setup_session(
             changed_data(manifest, training),
         ]
         start.end("checkpoint")
-    tracking = Tracking(
-        accelerator,
-        folder.logs,
-        config=to_dict(config),
-        name=config.paths.run_name,
-        start=state.step,
-        total=settings.num_iterations,
-        progress_bar=config.tracking.progress_bar,
-    )
+    tracking = open_tracking(config, accelerator, folder, state.step)
     start.end("trackers")
     processes = Processes(
         accelerator.num_processes, accumulation, str(accelerator.device), accelerator.mixed_precision
     )
-    tracking.say(introduction(config, generator, discriminators, folder, processes))
-    for line in [*describe_data(training, config, global_batch_size), *filter(None, promises)]:
-        tracking.say(line)
+    lines = [introduction(config, generator, discriminators, folder, processes)]
+    lines += [*describe_data(training, config, global_batch_size), *filter(None, promises)]
     if accelerator.is_main_process:
-        for finding in quick_check(training, config):
-            tracking.say(str(finding))
+        lines += map(str, quick_check(training, config))
     start.end("data check")
     if compilation is not None:
-        tracking.say(compilation.beginning())
+        lines.append(compilation.beginning())
         tracking.note("compiling")
+    for line in lines:
+        tracking.say(line)
     accounts = SourceAccounts(
         training.names, config.data.max_bad_fraction, folder.logs, accelerator.process_index, state.sources
     )
@@ -256,6 +248,19 @@ def setup_session(
         StepMeter(counted),
         start=start,
         compilation=compilation,
+    )
+
+
+def open_tracking(config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, step: int) -> Tracking:
+    """The log, trackers and progress bar of a run that goes on after `step`."""
+    return Tracking(
+        accelerator,
+        folder.logs,
+        config=to_dict(config),
+        name=config.paths.run_name,
+        start=step,
+        total=config.training.num_iterations,
+        progress_bar=config.tracking.progress_bar,
     )
 
 

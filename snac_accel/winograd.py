@@ -42,10 +42,11 @@ class Plan(NamedTuple):
 def plan(kernel: tuple[int, int], dtype: torch.dtype) -> Plan:
     """Return the plan for a kernel of `TILES`."""
     tile = TILES[kernel]
-    rows, columns = (matrices(m, r) for m, r in zip(tile, kernel, strict=True))
-    data, weight, output = (
-        torch.kron(a.contiguous(), b.contiguous()).to(dtype) for a, b in zip(rows, columns, strict=True)
-    )
+    with torch.inference_mode(False):  # a cached inference tensor could not be used in training afterwards
+        rows, columns = (matrices(m, r) for m, r in zip(tile, kernel, strict=True))
+        data, weight, output = (
+            torch.kron(a.contiguous(), b.contiguous()).to(dtype) for a, b in zip(rows, columns, strict=True)
+        )
     points = (tile[0] + kernel[0] - 1, tile[1] + kernel[1] - 1)
     return Plan(kernel, tile, points, data, weight, output)
 
@@ -58,9 +59,8 @@ def matrices(outputs: int, taps: int) -> tuple[Tensor, Tensor, Tensor]:
     size = outputs + taps - 1
     points = torch.tensor(POINTS[: size - 1], dtype=torch.float64)
     differences = points[:, None] - points + torch.eye(size - 1, dtype=torch.float64)
-    scales = torch.cat(
-        [differences.prod(1), torch.ones(1, dtype=torch.float64)]
-    )  # keeps Bᵀ small whole numbers
+    # With these scales the entries of Bᵀ are small and short.
+    scales = torch.cat([differences.prod(1), torch.ones(1, dtype=torch.float64)])
     data = torch.linalg.inv(_evaluation(points, size)).T * scales[:, None]
     return data, _evaluation(points, taps) / scales[:, None], _evaluation(points, outputs).T
 
