@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from .audio import as_batch, stft
-from .winograd import FastConv2d
+from .fast_convolution import FastConv2d
 
 LEAKY_SLOPE = 0.1
 Output = tuple[Tensor, list[Tensor]]

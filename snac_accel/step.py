@@ -19,16 +19,15 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.profiler import record_function
 
 from .codebook import count_codes, restart_dead_codes
+from .fast_convolution import input_gradients_only, shared_weights
 from .generator import GeneratorOutput
 from .losses import DISCRIMINATOR_LOSSES, SPECTRAL_LOSSES, discriminator_loss
 from .optimizers import advance
 from .seeds import derive_seed
 from .state import TrainState
-from .winograd import input_gradients_only
 
 Scale = Callable[[Tensor], Tensor]  # multiplies by the loss scale; the identity without float16
 
@@ -140,7 +139,7 @@ def _discriminate(
     share: float,
 ) -> Tensor:
     """Back-propagate the discriminator's loss into its parameters; return the gradient of its verdict on `leaf`."""
-    with parametrize.cached():  # one weight normalisation for both passes
+    with shared_weights():
         on_real, on_fake = discriminator(real), discriminator(leaf)
     terms = {term: loss(on_real, on_fake) for term, loss in DISCRIMINATOR_LOSSES.items()}
     for term, value in terms.items():

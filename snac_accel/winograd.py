@@ -1,4 +1,4 @@
-"""Convolutions of many channels with fewer multiplications, for a CPU: Winograd's minimal filtering.
+"""Winograd's minimal filtering: convolutions of many channels with fewer multiplications, for a CPU.
 
 F(m, r) computes m outputs of a filter of r taps with m + r - 1 multiplications instead of m r: input tiles and filters are
 evaluated at m + r - 1 points, multiplied there (one matrix product over the channels for each point), and brought back. In two
@@ -6,25 +6,26 @@ dimensions the savings multiply: F(2 x 2, 3 x 3) needs 16 instead of 36, F(4, 5)
 those of the plain convolution up to rounding. Source: Lavin and Gray 2016, sections 4.1 and 4.2; the matrices are made as
 Toom and Cook do, from points that are small powers of two.
 
-GPU libraries do this by themselves, oneDNN does not. Shapes: B batch, I and O channels in and out, H x W positions,
-P points, N tiles.
+The transformed filters would be the largest tensors of a step, and writing them would take longer than the products. So they
+are made for `BLOCK` output channels at a time, used while the processor's cache holds them, and made again in the
+backward pass.
+
+Shapes: B batch, I and O channels in and out, H x W positions, K taps, P points, N tiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor, nn
+from torch import Tensor
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity
 TILES = {(3, 3): (2, 2), (5, 1): (4, 1)}  # outputs of a tile, by kernel
-MIN_CHANNELS = 256  # below, bringing tiles there and back costs more than it saves
-_state = {"weight_gradients": True}
+BLOCK = 128  # output channels whose filters are transformed at a time
 
 
 class Plan(NamedTuple):
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
     tile: tuple[int, int]  # outputs
     points: tuple[int, int]  # inputs of a tile, and points
     data: Tensor  # (P, P): input tile -> values
-    weight: Tensor  # (P, R): filter -> values
+    weight: Tensor  # (P, K): filter -> values
     output: Tensor  # (M, P): products -> output tile
 
 
@@ -71,67 +72,54 @@ def _evaluation(points: Tensor, size: int) -> Tensor:
     return torch.cat([finite, torch.eye(size, dtype=torch.float64)[-1:]])
 
 
-@contextmanager
-def input_gradients_only() -> Iterator[None]:
-    """Leave out the weights' gradients in backward passes; a `Function` is not told what `autograd.grad` was asked for."""
-    _state["weight_gradients"] = False
-    try:
-        yield
-    finally:
-        _state["weight_gradients"] = True
+# --- the three products of a convolution, by blocks of output channels
 
 
-class TransformWeight(torch.autograd.Function):
-    """(O, I, *kernel) -> (P, O, I)."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        ctx.shape = weight.shape
-        ctx.set_materialize_grads(False)
-        matrix = plan(tuple(weight.shape[2:]), weight.dtype).weight
-        return (matrix @ weight.flatten(2).flatten(0, 1).T).view(-1, *weight.shape[:2])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor | None:
-        (gradient,) = gradients
-        if gradient is None:
-            return None
-        matrix = plan(tuple(ctx.shape[2:]), gradient.dtype).weight
-        return (matrix.T @ gradient.flatten(1)).T.reshape(ctx.shape)
+def convolve(values: Tensor, weight: Tensor, size: tuple[int, int, int], how: Plan) -> Tensor:
+    """Return the output (B, O, H, W), `size` = (B, H, W), of tiles evaluated to (P, N, I) and filters (O, I, *kernel)."""
+    batch, height, width = size
+    (high, wide), (rows, columns) = _counts(height, width, how), how.tile
+    result = values.new_empty(batch, len(weight), high, rows, wide, columns)
+    for part, filters in transformed(weight, how):
+        products = torch.bmm(values, filters.mT)  # (P, N, block)
+        grid = (how.output @ products.flatten(1)).view(rows, columns, batch, high, wide, -1)
+        result[:, part] = grid.permute(2, 5, 3, 0, 4, 1)
+    return result.view(batch, len(weight), high * rows, wide * columns)[..., :height, :width]
 
 
-class WinogradFunction(torch.autograd.Function):
-    """(B, I, H, W), transformed weight (P, O, I), bias (O,) -> (B, O, H, W); stride 1, zeros around, same size."""
+def input_gradient(products: Tensor, weight: Tensor, how: Plan) -> Tensor:
+    """Return the gradient of the evaluated tiles (P, N, I), of spread output gradients (P, N, O)."""
+    gradient = products.new_zeros(*products.shape[:2], weight.shape[1])
+    for part, filters in transformed(weight, how):
+        gradient.baddbmm_(products[:, :, part], filters)
+    return gradient
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: tuple[int, int]) -> Tensor:
-        how = plan(kernel, x.dtype)
-        values = evaluate_tiles(x, how)  # (P, N, I)
-        products = torch.bmm(values, weight.mT)  # (P, N, O)
-        ctx.save_for_backward(values, weight)
-        ctx.kernel, ctx.size = kernel, x.shape
-        batch, _, height, width = x.shape
-        tiles = _counts(height, width, how)
-        grid = (how.output @ products.flatten(1)).view(*how.tile, batch, *tiles, -1)
-        grid = grid.permute(2, 5, 3, 0, 4, 1).reshape(
-            batch, -1, tiles[0] * how.tile[0], tiles[1] * how.tile[1]
-        )
-        return grid[..., :height, :width] + bias[:, None, None]
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        (gradient,) = gradients
-        values, weight = ctx.saved_tensors
-        how = plan(ctx.kernel, gradient.dtype)
-        products = spread_tiles(gradient, how)  # (P, N, O)
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = add_tiles(torch.bmm(products, weight), ctx.size, how)
-        if ctx.needs_input_grad[1] and _state["weight_gradients"]:
-            grad_weight = torch.bmm(products.mT, values)
-        if ctx.needs_input_grad[2] and _state["weight_gradients"]:
-            grad_bias = gradient.sum((0, 2, 3))
-        return grad_x, grad_weight, grad_bias, None
+def weight_gradient(products: Tensor, values: Tensor, how: Plan) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the gradient of the filters of some output channels at a time, (block, I, K) in a buffer that is used again."""
+    inputs = values.shape[2]
+    for part in _parts(products.shape[2]):
+        gradient = torch.bmm(products[:, :, part].mT, values)  # (P, block, I)
+        taps = how.weight.T @ gradient.flatten(1)  # (K, block I)
+        yield part, torch.stack(taps.unbind(), dim=1).view(-1, inputs, len(taps))
+
+
+def transformed(weight: Tensor, how: Plan) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the transformed filters (P, block, I) of some output channels at a time, in a buffer that is used again."""
+    inputs = weight.shape[1]
+    buffer = weight.new_empty(len(how.weight), min(BLOCK, len(weight)) * inputs)
+    for part in _parts(len(weight)):
+        filters = weight[part].flatten(2).flatten(0, 1).T  # (K, block I)
+        block = buffer[:, : filters.shape[1]]
+        torch.mm(how.weight, filters, out=block)
+        yield part, block.view(len(how.weight), -1, inputs)
+
+
+def _parts(channels: int) -> Iterator[slice]:
+    yield from (slice(start, min(start + BLOCK, channels)) for start in range(0, channels, BLOCK))
+
+
+# --- tiles
 
 
 def _counts(height: int, width: int, how: Plan) -> tuple[int, int]:
@@ -173,36 +161,3 @@ def spread_tiles(gradient: Tensor, how: Plan) -> Tensor:
     padded = functional.pad(gradient.permute(0, 2, 3, 1), margins)
     tiles = padded.reshape(batch, high, rows, wide, columns, channels).permute(2, 4, 0, 1, 3, 5)
     return (how.output.T @ tiles.reshape(rows * columns, -1)).view(-1, batch * high * wide, channels)
-
-
-class FastConv2d(nn.Conv2d):
-    """`nn.Conv2d` that goes Winograd's way where it is shorter: many channels, stride 1, a CPU, full precision."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if bias is None or not self.is_shorter(input, weight):
-            return super()._conv_forward(input, weight, bias)
-        kernel = (weight.shape[2], weight.shape[3])
-        result: Tensor = WinogradFunction.apply(input, _transformed(weight), bias, kernel)
-        return result
-
-    def is_shorter(self, input: Tensor, weight: Tensor) -> bool:
-        """Whether Winograd's way is shorter for this input, (B, I, H, W)."""
-        kernel = (weight.shape[2], weight.shape[3])
-        same_size = self.padding == (kernel[0] // 2, kernel[1] // 2) and self.dilation == (1, 1)
-        fits = kernel in TILES and self.stride == (1, 1) and same_size and self.groups == 1
-        full = input.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-        here = input.device.type == "cpu" and not torch.compiler.is_compiling()
-        return fits and full and here and min(weight.shape[:2]) >= MIN_CHANNELS
-
-
-def _transformed(weight: Tensor) -> Tensor:
-    """Return the transformed weight, made once for a weight that was itself computed once for several passes.
-
-    As `parametrize.cached` does for weight normalisation. A parameter is changed in place by every step, so nothing is
-    remembered of it.
-    """
-    if weight.is_leaf:
-        return TransformWeight.apply(weight)
-    if not hasattr(weight, "winograd"):
-        weight.winograd = TransformWeight.apply(weight)  # type: ignore[attr-defined]
-    return weight.winograd  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ PACKAGE = Path(snac_accel.__file__).parent
 FLOORS = {
     0: ["errors", "files", "peaks", "presets", "seeds", "stopwatch"],
     1: ["config"],
-    2: ["audio", "depthwise", "snake", "winograd"],
+    2: ["audio", "depthwise", "fast_convolution", "snake", "winograd"],
     3: ["codebook", "dataset", "discriminators", "generator", "losses", "metrics"],
     4: ["activations", "compiling", "costs", "export", "state"],
     5: [
