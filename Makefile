@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench · make torture
+# make demo · make test · make lint · make bench · make torture · make audit
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
@@ -19,11 +19,22 @@ torture: $(READY)  ## the long tests: storms and fuzzing
 bench: $(READY)  ## the short benchmarks against stored ratios
 	$(BIN)/python benchmarks/bench.py
 
-# Made anew only when the dependencies change.
-$(READY): setup.cfg pyproject.toml
-	$(PYTHON) -m venv .venv
+audit: $(READY)  ## known vulnerabilities of the locked dependencies; AUDIT="--vulnerability-service osv" asks another service
+	$(BIN)/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip --progress-spinner off $(AUDIT)
+
+lock:  ## the newest versions that setup.cfg allows, as requirements.lock; then `make test`
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/python .ci/lock.py > .venv/requirements.lock
+	mv .venv/requirements.lock requirements.lock
 	touch $(READY)
 
-.PHONY: demo test lint torture bench
+# Made anew only when the dependencies change.
+$(READY): setup.cfg pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	touch $(READY)
+
+.PHONY: demo test lint torture bench audit lock

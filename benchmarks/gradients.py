@@ -17,12 +17,13 @@ from snac_accel.config import TrainingConfig, to_dict
 from snac_accel.costs import forward_flops
 from snac_accel.discriminators import DISCRIMINATORS
 from snac_accel.generator import TrainableSNAC
+from snac_accel.guards import PLACES
 from snac_accel.signals import STOP_SIGNALS
 
 BUCKET_LIMITS = [dist._DEFAULT_FIRST_BUCKET_BYTES, 25 * 1024**2]  # bytes; DDP's defaults
 INT64_BYTES, FLOAT32_BYTES = 8, 4
-# `session.account`: samples, padding, bad clips, tries, and for each signal whether it came.
-ACCOUNT_BYTES = (7 + len(STOP_SIGNALS)) * INT64_BYTES  # of a run with one source
+# `session.account`: samples, padding, retries, failed saves, bad clips, tries, and for each signal whether it came.
+ACCOUNT_BYTES = (8 + len(STOP_SIGNALS)) * INT64_BYTES  # of a run with one source
 
 
 class Network(NamedTuple):
@@ -52,6 +53,7 @@ class SmallCollectives(NamedTuple):
     account: int  # the books of the step
     code_counts: int  # how often each code was chosen
     restarted_rows: int  # at most: if all codes were restarted at once; usually none
+    verdict: int  # whether the numbers of the step are right
 
 
 def generator_of(config: TrainingConfig) -> TrainableSNAC:
@@ -99,5 +101,8 @@ def small_collectives(config: TrainingConfig) -> SmallCollectives:
     """The bytes of a step's small all-reduces; every process sends the same."""
     codes = len(config.model.vq_strides) * config.model.codebook_size
     return SmallCollectives(
-        ACCOUNT_BYTES, codes * INT64_BYTES, codes * config.model.codebook_dim * FLOAT32_BYTES
+        ACCOUNT_BYTES,
+        codes * INT64_BYTES,
+        codes * config.model.codebook_dim * FLOAT32_BYTES,
+        (len(PLACES) + 1) * FLOAT32_BYTES,
     )

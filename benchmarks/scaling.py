@@ -36,7 +36,7 @@ def counted() -> str:
         small.append([preset, *(f"{size:,}" for size in small_collectives(config))])
     headers = ["preset", "network", "parameters", "gradients (MB)", "buckets"]
     headers += ["GFLOP forward", "GFLOP in a step"]
-    beside = ["preset", "books of the step (B)", "counts of codes (B)", "restarted codes, at most (B)"]
+    beside = ["preset", "books of the step (B)", "counts of codes (B)", "restarted codes, at most (B)", "verdict (B)"]
     return (
         "COUNTED: gradients that go into the all-reduces of a step (float32), and the work for one window\n\n"
         f"{table(rows, headers)}\n\n"
@@ -85,7 +85,7 @@ def predicted(flags: argparse.Namespace) -> str:
     rows = []
     for batch_size in flags.batch_size:
         for cluster in clusters(flags):
-            sizes = {"compute": window * batch_size, "small_bytes": small[:2]}
+            sizes = {"compute": window * batch_size, "small_bytes": (*small[:2], small.verdict)}
             worst = predict(found, cluster, ring_only=True, **sizes)
             likely = predict(found, cluster, overlap=flags.overlap, **sizes)
             rows.append(

@@ -107,8 +107,8 @@ def code_hash() -> str:
 
 
 @contextmanager
-def lost_processes(rank: int, num_processes: int) -> Iterator[None]:
-    """Turn the errors of a broken collective into a LaunchError, one line."""
+def lost_processes(rank: int, num_processes: int, missing: Callable[[], str] = str) -> Iterator[None]:
+    """Turn the errors of a broken collective into a LaunchError, one line; `missing` says which ranks are, if it is known."""
     try:
         yield
     except RuntimeError as error:
@@ -118,6 +118,6 @@ def lost_processes(rank: int, num_processes: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         raise LaunchError(
-            f"rank {rank} of {num_processes} has lost another process of the run ({reason}): see what the others printed; "
-            "started again, the run goes on from its last checkpoint"
+            f"rank {rank} of {num_processes} has lost another process of the run ({reason}): "
+            f"{missing() or 'see what the others printed'}; started again, the run goes on from its last checkpoint"
         ) from error

@@ -1,45 +1,99 @@
 """Checkpoints: one folder for each saved step, complete or absent, with nothing in it that is ever unpickled.
 
     step_00001000/
-        manifest.json                 format, step, world size, config hash; size and SHA-256 of every other file
+        manifest.json                 format, step, world size, config hash; size and SHA-256 of every file, its own too
         config.json                   the resolved config
-        progress.json                 step, place in the data, counters, loss scale
+        progress.json                 step, place in the data, counters, best validation, loss scale
         generator.safetensors         weights, under the names of `snac.SNAC`
         discriminator.NAME.safetensors
+        average.safetensors           the moving average of the generator's weights, where one is kept
         optimizer.NAME.safetensors    moments; `optimizer.NAME.json` holds the groups
         schedule.NAME.json
         codebook_usage.safetensors    counts and ages of all codes
 
-The folder is written under a temporary name, flushed, then renamed; older ones are removed only after that.
+The folder is written under a temporary name, flushed, then moved into place; older ones are removed only after that. What is
+written is a snapshot in host memory, so that training can go on meanwhile (`saving`). `stored` finds and verifies.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
+import torch
 from accelerate.utils import extract_model_from_parallel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from . import __version__
+from .averages import NUMBER
 from .errors import CheckpointError
 from .export import write_export
-from .files import new_folder, sha256, sync_folder, write_bytes, write_json
+from .files import can_exchange, free_bytes, make_folder, new_folder, to_json, write_bytes, write_pieces, writing_problem
+from .retention import Retention, rotate, sweep
 from .state import TrainState
+from .stored import (
+    FORMAT,
+    MANIFEST,
+    find_checkpoint,
+    list_checkpoints,
+    newest_checkpoint,
+    path_for,
+    read_json,
+    sealed,
+    verify_checkpoint,
+)
+from .tensor_files import tensor_pieces
 
-FORMAT = 2  # 1 had no place in the data
-HASHING_THREADS = 4
-SETTLED_SECONDS = 3.0  # after which a file's time of change tells contents apart, on every file system
-MANIFEST = "manifest.json"
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "export_checkpoint",
+    "find_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "newest_checkpoint",
+    "save_checkpoint",
+    "verify_checkpoint",
+]
+AVERAGE_FILE = "average.safetensors"
+SPARE_BYTES = 1 << 16  # beside the tensors: names, headers, whole blocks of the disk
 log = logging.getLogger(__name__)
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint will hold, by file, in host memory and shared with nobody."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    texts: dict[str, bytes]
+    score: dict[str, Any] | None = None  # what the validation of this step came to: metric, value; smaller is better
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it needs on the disk."""
+        tensors = sum(tensor.nbytes for file in self.tensors.values() for tensor in file.values())
+        return tensors + sum(map(len, self.texts.values())) + SPARE_BYTES
+
+
+def snapshot(state: TrainState) -> Snapshot:
+    """Copy everything that moves; what is trained may change as soon as this returns."""
+    tensors = {f"{name}.safetensors": _copies(module.state_dict()) for name, module in _modules(state).items()}
+    texts = {"progress.json": to_json(state.progress())}
+    for name, optimizer in state.optimizers.items():
+        saved = optimizer.state_dict()
+        tensors[f"optimizer.{name}.safetensors"] = _copies(_flatten(saved["state"]))
+        texts[f"optimizer.{name}.json"] = to_json(saved["param_groups"])
+        texts[f"schedule.{name}.json"] = to_json(state.schedules[name].state_dict())
+    tensors["codebook_usage.safetensors"] = _copies(state.usage.state_dict())
+    if state.average is not None:
+        tensors[AVERAGE_FILE] = _copies(state.average.state_dict())
+    return Snapshot(state.step, tensors, texts)
 
 
 def save_checkpoint(
@@ -51,27 +105,58 @@ def save_checkpoint(
     world_size: int = 1,
     global_batch_size: int = 0,
     data: dict[str, str] | None = None,
+    score: dict[str, Any] | None = None,
     keep_last: int | None = None,
+    keep_every: int | None = None,
+    keep_best: int = 0,
 ) -> Path:
-    """Write `folder/step_N` for the state's step and remove all but the `keep_last` newest; call it on one rank only."""
-    target = folder / f"step_{state.step:08d}"
-    with new_folder(target) as draft:
-        _write_state(draft, state)
-        write_json(draft / "config.json", config)
-        facts = {
-            "step": state.step,
-            "config_hash": config_hash,
-            "world_size": world_size,
-            "global_batch_size": global_batch_size,
-            "data": data or {},
-        }
-        write_json(draft / MANIFEST, {"format": FORMAT, **facts, "files": _fingerprints(draft)})
-    if keep_last is not None:
-        for old in list_checkpoints(folder)[:-keep_last]:
-            if old != target:  # newer ones may stand here, if the run went back to an older one
-                shutil.rmtree(old, ignore_errors=True)  # folders of a bucket vanish with their last file
-        sync_folder(folder)
+    """Write `folder/step_N` for the state's step, then remove the older ones that are not to be kept; call it on one rank only.
+
+    `score` is what the validation of this step came to, {"metric", "value"}, smaller is better. Raises CheckpointError, one
+    line with path and free bytes, if the folder cannot be written; what was there is then still there.
+    """
+    facts = {
+        "config_hash": config_hash,
+        "world_size": world_size,
+        "global_batch_size": global_batch_size,
+        "data": data or {},
+    }
+    taken = snapshot(state)._replace(score=score)
+    return write_snapshot(folder, taken, config, facts, Retention(keep_last, keep_every, keep_best))
+
+
+def write_snapshot(
+    folder: Path, taken: Snapshot, config: Mapping[str, Any], facts: Mapping[str, Any], retention: Retention
+) -> Path:
+    """Write a snapshot as `save_checkpoint` does; `facts` go into the manifest."""
+    try:
+        sweep(folder)
+        _check_space(folder, taken.num_bytes)
+        make_folder(folder)
+        in_one_move = can_exchange(folder)
+        target = path_for(folder, taken.step, in_one_move)
+        with new_folder(target, mark=None if in_one_move else MANIFEST) as draft:
+            files = {name: write_pieces(draft / name, tensor_pieces(tensors)) for name, tensors in taken.tensors.items()}
+            texts = {**taken.texts, "config.json": to_json(config)}
+            files |= {name: write_bytes(draft / name, text) for name, text in texts.items()}
+            listed = {name: files[name]._asdict() for name in sorted(files)}
+            known = {"format": FORMAT, "program": f"snac_accel {__version__}", "step": taken.step, "score": taken.score}
+            write_bytes(draft / MANIFEST, sealed({**known, **facts, "files": listed}))
+    except OSError as error:
+        raise CheckpointError(writing_problem(error, folder)) from error
+    try:
+        rotate(folder, target, retention)
+    except OSError as error:  # the checkpoint stands: the next one tries again
+        log.warning("%s: older checkpoints could not be removed (%s)", folder, error.strerror or error)
     return target
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = free_bytes(folder)
+    if free is not None and free < needed:
+        raise CheckpointError(
+            f"{folder} cannot be written: {free} bytes free, a checkpoint needs {needed}: make room, or set paths.checkpoint_dir"
+        )
 
 
 def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
@@ -80,102 +165,93 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     Raises CheckpointError, one line, if a file is missing, damaged, or holds another model's tensors.
     """
     manifest = verify_checkpoint(path)
-    for name, module in _modules(state).items():
-        _load_module(module, path / f"{name}.safetensors")
-    for name, optimizer in state.optimizers.items():
-        _load_optimizer(optimizer, path, name)
-        state.schedules[name].load_state_dict(_read_json(path / f"schedule.{name}.json"))
-    state.usage.load_state_dict(_read_tensors(path / "codebook_usage.safetensors"))
-    progress = _read_json(path / "progress.json")
-    state.step = int(progress["step"])
-    state.position = int(progress["position"])
-    state.counters.update(progress["counters"])
-    state.sources.update(progress.get("sources", {}))
-    if progress["scaler"]:  # empty unless the run was in float16
-        state.scaler.load_state_dict(progress["scaler"])
-    return manifest
-
-
-def verify_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the manifest after comparing every file's size and SHA-256 with it; raise CheckpointError naming the file."""
-    if not (path / MANIFEST).is_file():
-        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {MANIFEST}")
-    manifest = _read_json(path / MANIFEST)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
-    expected = _expected_files(path, manifest)
-    for file in expected:
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing from the checkpoint")
-    with ThreadPoolExecutor(HASHING_THREADS) as threads:  # hashlib lets the others run meanwhile
-        for (file, fingerprint), found in zip(expected.items(), threads.map(_fingerprint, expected), strict=True):
-            if found != fingerprint:
-                raise CheckpointError(f"{file} is damaged: it is not the file that was saved")
-    return manifest
-
-
-def _fingerprint(file: Path) -> tuple[int, str]:
-    """Size and SHA-256. A file that has not changed since is not read again: a run that looks for its newest checkpoint
-    reads all of it, and then loads it."""
-    status = file.stat()
-    if time.time() - status.st_mtime < SETTLED_SECONDS:  # it might change within one tick of its clock
-        return status.st_size, sha256(file)
-    return status.st_size, _known_sha256(file.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@lru_cache(maxsize=64)
-def _known_sha256(file: Path, size: int, modified: int, inode: int) -> str:
-    return sha256(file)
-
-
-def _expected_files(path: Path, manifest: dict[str, Any]) -> dict[Path, tuple[int, str]]:
-    """Size and SHA-256 of every file that should be there."""
+    files = _Files(path, frozenset(manifest["files"]))
     try:
-        if not {"step", "config_hash", "world_size", "global_batch_size"} <= manifest.keys():
-            raise KeyError("facts")
-        return {path / name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged: it is not the file that was saved") from error
+        for name, module in _modules(state).items():
+            files.load(f"{name}.safetensors", module)
+        for name, optimizer in state.optimizers.items():
+            _load_optimizer(optimizer, files, name)
+            _load_schedule(state.schedules[name], files.json(f"schedule.{name}.json"))
+        files.load("codebook_usage.safetensors", state.usage)
+        if state.average is not None:
+            _load_average(state, files)
+        state.load_progress(files.json("progress.json"))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise CheckpointError(f"{path} holds something else than a checkpoint of this model: {reason}") from error
+    return manifest
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest intact checkpoint below `folder`; damaged ones are passed over with a warning."""
-    for path in reversed(list_checkpoints(folder)):
+class _Files(NamedTuple):
+    """The files of a verified checkpoint: no others are read."""
+
+    path: Path
+    names: frozenset[str]
+
+    def _named(self, name: str) -> Path:
+        if name not in self.names:
+            raise CheckpointError(f"{self.path / name} is missing from the checkpoint: it belongs to another model")
+        return self.path / name
+
+    def json(self, name: str) -> Any:
+        return read_json(self._named(name))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return _read_tensors(self._named(name))
+
+    def load(self, name: str, part: Any) -> None:
+        """Let a part of the state take the tensors of a file."""
+        tensors = self.tensors(name)
         try:
-            verify_checkpoint(path)
-            return path
-        except CheckpointError as error:
-            log.warning("%s; falling back to the checkpoint before it", error)
-    return None
+            part.load_state_dict(tensors)
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{self.path / name} belongs to another model: {reason}") from error
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that `path` is, or the newest intact one of the run there; CheckpointError if there is none."""
-    if (path / MANIFEST).is_file():
-        return path
-    found = newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
-    if found is None:
+def _load_average(state: TrainState, files: _Files) -> None:
+    assert state.average is not None
+    if AVERAGE_FILE in files.names:
+        files.load(AVERAGE_FILE, state.average)
+    else:  # it was switched on since
+        state.average.start(_modules(state)["generator"])
+
+
+def _load_schedule(schedule: LRScheduler, saved: dict[str, Any]) -> None:
+    """Schedules take over whatever attributes they are given; these are asked for by name."""
+    schedule.load_state_dict({name: saved[name] for name in schedule.state_dict()})
+
+
+def _load_optimizer(optimizer: Optimizer, files: _Files, name: str) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in files.tensors(f"optimizer.{name}.safetensors").items():
+        index, field = key.split(".", 1)
+        entries.setdefault(int(index), {})[field] = tensor
+    groups = files.json(f"optimizer.{name}.json")
+    try:
+        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    except ValueError as error:
         raise CheckpointError(
-            f"{path}: no checkpoint there; give a step_… folder or the folder of a run (--resume also takes auto and never)"
-        )
-    return found
+            f"{files.path / f'optimizer.{name}.json'} belongs to another model: {error}"
+        ) from error
 
 
 def export_checkpoint(source: Path, folder: Path) -> Path:
-    """Write the snac folder of a run's newest checkpoint, or of one checkpoint; returns the checkpoint."""
+    """Write the snac folder of a run's newest checkpoint, or of one checkpoint: of its moving average, where it has one."""
     if folder.exists():
         raise CheckpointError(f"{folder} exists already: give a new folder")
     checkpoint = find_checkpoint(source)
-    verify_checkpoint(checkpoint)
-    model = _read_json(checkpoint / "config.json")["model"]
-    write_export(folder, model, _read_tensors(checkpoint / "generator.safetensors"))
+    files = _Files(checkpoint, frozenset(verify_checkpoint(checkpoint)["files"]))
+    config = files.json("config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise CheckpointError(f"{checkpoint / 'config.json'} should hold the section model of a configuration")
+    weights = files.tensors(AVERAGE_FILE if AVERAGE_FILE in files.names else "generator.safetensors")
+    weights.pop(NUMBER, None)
+    try:
+        write_export(folder, config["model"], weights)
+    except OSError as error:
+        raise CheckpointError(writing_problem(error, folder)) from error
     return checkpoint
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """All complete-looking checkpoints below `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
 def _modules(state: TrainState) -> dict[str, nn.Module]:
@@ -186,21 +262,10 @@ def _modules(state: TrainState) -> dict[str, nn.Module]:
     }
 
 
-def _write_state(folder: Path, state: TrainState) -> None:
-    for name, module in _modules(state).items():
-        _write_tensors(folder / f"{name}.safetensors", module.state_dict())
-    for name, optimizer in state.optimizers.items():
-        saved = optimizer.state_dict()
-        _write_tensors(folder / f"optimizer.{name}.safetensors", _flatten(saved["state"]))
-        write_json(folder / f"optimizer.{name}.json", saved["param_groups"])
-        write_json(folder / f"schedule.{name}.json", state.schedules[name].state_dict())
-    _write_tensors(folder / "codebook_usage.safetensors", state.usage.state_dict())
-    write_json(folder / "progress.json", state.progress())
-
-
-def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
-        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
     }
 
 
@@ -208,47 +273,8 @@ def _flatten(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
 
 
-def _load_module(module: nn.Module, file: Path) -> None:
-    try:
-        module.load_state_dict(_read_tensors(file))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{file} belongs to another model: {str(error).splitlines()[-1].strip()}"
-        ) from error
-
-
-def _load_optimizer(optimizer: Optimizer, path: Path, name: str) -> None:
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in _read_tensors(path / f"optimizer.{name}.safetensors").items():
-        index, field = key.split(".", 1)
-        entries.setdefault(int(index), {})[field] = tensor
-    groups = _read_json(path / f"optimizer.{name}.json")
-    try:
-        optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path / f'optimizer.{name}.json'} belongs to another model: {error}"
-        ) from error
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    write_bytes(
-        path,
-        safetensors.torch.save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        ),
-    )
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

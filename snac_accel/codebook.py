@@ -9,7 +9,7 @@ Shapes: B batch, F_l frames of level l, d codebook dimension, K codebook size, N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as functional
@@ -91,12 +91,15 @@ def restart_dead_codes(
     rank: int = 0,
     num_processes: int = 1,
     reduce: Reduce = identity,
+    averages: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Move every dead code onto a latent of the step just made; call it *after* the optimiser's step.
 
     `latents` holds, for each micro-batch of this rank, the generator's latents per level (B, d, F_l). The new rows are drawn by
     (seed, step, level) from the latents of the whole global batch, so they do not depend on how that batch was spread over
-    ranks and micro-batches. A restarted code's age and optimiser moments are zeroed. Returns the number of restarts per level.
+    ranks and micro-batches. A restarted code's age and optimiser moments are zeroed. `averages` are the levels'
+    codebooks in a moving average: there the code moves at once as well, a mean of old and new would fit no latent.
+    Returns the number of restarts per level.
 
     The idea is that of EnCodec (Défossez et al. 2022, appendix A.2) after Jukebox (Dhariwal et al. 2020).
     """
@@ -109,6 +112,8 @@ def restart_dead_codes(
         picks = _draw(len(rows), _global_count(batches, num_processes), seed, step, index)
         fresh = reduce(_own_rows(batches, picks.to(rows.device), rank, num_processes))
         level.codebook.weight[rows] = fresh.to(level.codebook.weight.dtype)
+        if averages is not None:
+            averages[index][rows] = level.codebook.weight[rows]
         _forget_moments(optimizer, level.codebook.weight, rows)
         usage.age[index, rows] = 0
     restarted = dead.sum(-1)
@@ -119,6 +124,11 @@ def restart_dead_codes(
 def levels(generator: TrainableSNAC) -> list[VectorQuantize]:
     """The quantizer levels, coarse to fine."""
     return list(generator.quantizer.quantizers)
+
+
+def codebooks(weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """The codebooks, coarse to fine, among a generator's tensors by name."""
+    return [weights[name] for name in weights if name.endswith(".codebook.weight")]
 
 
 def _global_count(batches: Sequence[Tensor], num_processes: int) -> int:

@@ -32,3 +32,7 @@ class LaunchError(UserError):
     """The processes of the run cannot reach, or have lost, each other: starting again may help, as sysexits.h says of 75."""
 
     exit_code = 75
+
+
+class TrainingError(UserError):
+    """The numbers of the training itself do not allow to go on."""

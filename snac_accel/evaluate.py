@@ -6,8 +6,9 @@ by the clip, so the same weights give the same numbers. Shapes: T samples, F_l f
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from .audio import stft_magnitude
 from .codebook import Reduce, count_codes, identity, perplexity, share_used
+from .files import new_folder, write_bytes
 from .generator import GeneratorOutput, TrainableSNAC
 from .meter import precise
 from .metrics import METRICS, mel_distance
@@ -37,6 +39,10 @@ class NamedClip(Protocol):
     @property
     def audio(self) -> Tensor:
         """(1, T), in -1..1."""
+
+
+class EvaluationStopped(Exception):
+    """It was broken off, on some rank, and gives no numbers."""
 
 
 class Evaluation(NamedTuple):
@@ -65,22 +71,32 @@ def evaluate(
     metrics: Sequence[str] = tuple(METRICS),
     seed: int = 0,
     reduce: Reduce = identity,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Measure `generator` on this rank's `clips`; `reduce` sums over ranks, so every rank returns the same result."""
+    """Measure `generator` on this rank's `clips`; `reduce` sums over ranks, so every rank returns the same result.
+
+    `stopped` is asked before each clip. Once it says so on any rank, that rank leaves its other clips, joins the sum, and every
+    rank raises EvaluationStopped.
+    """
     device = next(generator.parameters()).device
-    sums = torch.zeros(len(metrics) + 2, dtype=precise(device), device=device)  # metrics, samples, clips
+    sums = torch.zeros(len(metrics) + 3, dtype=precise(device), device=device)  # metrics, samples, clips, broken off
     counts = torch.zeros(len(generator.vq_strides), generator.codebook_size, dtype=torch.int64, device=device)
     with evaluation_mode(generator):
         for clip in clips:
+            if stopped():
+                sums[-1] += 1
+                break
             real = clip.audio[None].to(device)  # (1, 1, T)
             output = reconstruct(generator, real, seed=seed, name=clip.name)
             values = [
                 METRICS[m](real, output.audio, sampling_rate=generator.sampling_rate).total for m in metrics
             ]
-            sums += torch.tensor([*values, real.shape[-1], 1], dtype=sums.dtype, device=device)
+            sums += torch.tensor([*values, real.shape[-1], 1, 0], dtype=sums.dtype, device=device)
             counts += count_codes(output.codes, generator.codebook_size)
     sums, counts = reduce(sums), reduce(counts)
-    *totals, samples, number = sums.tolist()
+    *totals, samples, number, broken_off = sums.tolist()
+    if broken_off:
+        raise EvaluationStopped
     means = {name: total / max(number, 1) for name, total in zip(metrics, totals, strict=True)}
     used = share_used(counts).tolist()
     return Evaluation(
@@ -163,15 +179,21 @@ def sample_pairs(generator: TrainableSNAC, clips: Iterable[NamedClip], *, seed: 
 
 
 def write_samples(folder: Path, pairs: Sequence[SamplePair], sampling_rate: int) -> None:
-    """Write `NAME.original.wav`, `NAME.reconstruction.wav` (16 bit) and `NAME.png` for each pair."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for pair in pairs:
-        stem = folder / safe_stem(pair.name)
-        for suffix, audio in (("original", pair.real), ("reconstruction", pair.fake)):
-            soundfile.write(
-                f"{stem}.{suffix}.wav", audio.clamp(-1, 1).numpy(), sampling_rate, subtype="PCM_16"
-            )
-        spectrogram_figure(pair, sampling_rate).savefig(f"{stem}.png", dpi=100)
+    """Write `NAME.original.wav`, `NAME.reconstruction.wav` (16 bit) and `NAME.png` for each pair, over the samples of before."""
+    with new_folder(folder) as draft:
+        for pair in pairs:
+            stem = safe_stem(pair.name)
+            for suffix, audio in (("original", pair.real), ("reconstruction", pair.fake)):
+                write_bytes(draft / f"{stem}.{suffix}.wav", _wav(audio, sampling_rate))
+            picture = io.BytesIO()
+            spectrogram_figure(pair, sampling_rate).savefig(picture, dpi=100, format="png")
+            write_bytes(draft / f"{stem}.png", picture.getvalue())
+
+
+def _wav(audio: Tensor, sampling_rate: int) -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, audio.clamp(-1, 1).numpy(), sampling_rate, subtype="PCM_16", format="WAV")
+    return content.getvalue()
 
 
 def safe_stem(name: str) -> str:

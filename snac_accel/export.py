@@ -8,7 +8,7 @@ pytorch_model.bin    the same weights as a plain state dict: the only file that 
 from __future__ import annotations
 
 import io
-import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 from .files import new_folder, write_bytes, write_json
+from .plain_json import read_json
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -109,7 +110,7 @@ def _download(repository: str, *files: str) -> Path:
 def _read_config(file: Path) -> dict[str, Any]:
     """The constructor's arguments: the whole file, or its section `model` in a checkpoint."""
     try:
-        config = json.loads(file.read_text())
+        config = read_json(file)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     if isinstance(config, dict):
@@ -125,15 +126,36 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
+        _check_archive(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, MemoryError) as error:
         raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
     except Exception as error:  # pickle.UnpicklingError and kin: whatever a hostile file provokes
         raise CheckpointError(f"{file} is not a plain state dict: {type(error).__name__}") from error
-    plain = isinstance(tensors, dict) and all(isinstance(x, Tensor) for x in tensors.values())
+    plain = isinstance(tensors, dict) and all(map(_is_plain, tensors.values()))
     if not plain or not all(isinstance(name, str) for name in tensors):
         raise CheckpointError(f"{file} is not a plain state dict: it should map names to tensors")
     return tensors
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a tensor with all its numbers; of a sparse one torch believes places that lie outside of it."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+
+
+def _check_archive(file: Path) -> None:
+    """Raise ValueError for a compressed archive: torch writes none, and a small one may hold more than the memory."""
+    if not zipfile.is_zipfile(file):
+        return  # the older form, read as a stream
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is compressed, which no file of torch is")
+    if sum(member.file_size for member in members) > file.stat().st_size:
+        raise ValueError("its parts are larger than the whole")
 
 
 def _first_line(error: Exception) -> str:

@@ -184,7 +184,8 @@ class FastConv2d(nn.Conv2d):
         return _modes.shared[self]
 
     def _prepare(self) -> Weight:
-        gain, direction = self.parametrizations.weight.original0, self.parametrizations.weight.original1
+        gain = self.get_parameter("parametrizations.weight.original0")
+        direction = self.get_parameter("parametrizations.weight.original1")
         with torch.no_grad():
             scale = gain.flatten() / torch.linalg.vector_norm(direction.flatten(1), dim=1)
         weight = Weight(direction.detach(), scale)

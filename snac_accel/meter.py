@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -59,6 +59,24 @@ class StepMeter:
         self.steps += 1
         self.waited += waited
         self.audio_seconds += audio_seconds
+
+    def sums(self) -> dict[str, Any]:
+        """What this rank has added up since the last flush, exactly, for JSON; times are not kept."""
+        tensors = {"counts": self.counts, "restarts": self.restarts}
+        return {
+            "losses": {name: [float(total).hex(), number, str(total.dtype)] for name, (total, number) in self.losses.items()},
+            **{name: None if tensor is None else _rows(tensor) for name, tensor in tensors.items()},
+        }
+
+    def go_on(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Begin with what `sums` gave before the run was interrupted: the next line of the log is what it would have been."""
+        for name, (total, number, dtype) in saved["losses"].items():
+            value = torch.tensor(float.fromhex(total), dtype=getattr(torch, dtype.removeprefix("torch.")), device=device)
+            self.losses[name] = value, number
+        for name in ("counts", "restarts"):
+            if saved[name] is not None:
+                rows = [list(map(int, row.split())) for row in saved[name]]
+                setattr(self, name, torch.tensor(rows if name == "counts" else rows[0], device=device))
 
     def flush(self, mean_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Return the means since the last flush and start anew; collective."""
@@ -144,6 +162,11 @@ def _norms(report: StepReport) -> list[tuple[str, Tensor]]:
 
 def _plus(total: Tensor | None, value: Tensor | None) -> Tensor | None:
     return value if total is None else total if value is None else total + value
+
+
+def _rows(tensor: Tensor) -> list[str]:
+    """Whole numbers, a line of text for each row: JSON would give each number one of its own."""
+    return [" ".join(map(str, row)) for row in tensor.reshape(-1, tensor.shape[-1]).tolist()]
 
 
 def _path(name: str) -> str:

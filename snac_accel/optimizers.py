@@ -54,6 +54,25 @@ def schedule(name: str, optimizer: Optimizer, config: TrainingConfig) -> LRSched
     return LambdaLR(optimizer, [encoding_factor, factor] if name == "generator" else factor)
 
 
+def renew_optimizers(
+    optimizers: Mapping[str, Optimizer], schedules: Mapping[str, LRScheduler], config: TrainingConfig
+) -> None:
+    """Give optimisers that were loaded from a checkpoint, which holds its own, the numbers of `config`."""
+    settings, options = config.training, config.optimizer
+    rates = {
+        "generator": settings.learning_rate,
+        "discriminator": settings.discriminator_learning_rate or settings.learning_rate,
+    }
+    for name, optimizer in optimizers.items():
+        plan = schedules[name]
+        assert isinstance(plan, LambdaLR)
+        plan.base_lrs = [rates[name]] * len(optimizer.param_groups)
+        for group, factor in zip(optimizer.param_groups, plan.lr_lambdas, strict=True):
+            group |= {"betas": options.betas, "eps": options.epsilon, "weight_decay": options.weight_decay}
+            group["initial_lr"] = rates[name]
+            group["lr"] = rates[name] * factor(plan.last_epoch)
+
+
 def advance(schedule: LRScheduler) -> None:
     """Move a schedule by one step, also where the update was skipped: it counts steps, not updates.
 

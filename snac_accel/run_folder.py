@@ -1,4 +1,4 @@
-"""Where a run lives, and whether it may: fresh folders, resumed ones, and folders that belong to another run.
+"""Where a run lives, and whether it may: fresh folders, resumed ones, and folders that belong to another run. Loads no torch.
 
 runs/demo -> demo-20260101-120000     the newest run of that name
 runs/demo-20260101-120000/
@@ -8,34 +8,29 @@ runs/demo-20260101-120000/
     samples/                          held-out clips: original, reconstruction, spectrograms
     profile/                          of --profile: a table by part of the step, and the trace
     export/                           the snac folder
+    .lock                             who runs here; see `locks`
+    STOP                              to be made by hand: the run saves and leaves
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoint import find_checkpoint, list_checkpoints, newest_checkpoint
-from .errors import ConfigError
-from .files import replace_json
-from .tracking import METRICS_FILE
+from .changes import Change, allowing, describe, find_changes, refused
+from .errors import CheckpointError, ConfigError
+from .files import TEMPORARY_PREFIX, replace_json
+from .locks import LOCK_FILE
+from .stored import MANIFEST, find_checkpoint, list_checkpoints, read_json
 
 CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+SET_ASIDE = "set_aside"  # beside the checkpoints: those that were newer when the run went back, in a folder for each time
 RUNS = Path("runs")
-
-# Settings that a resumed run may change: they alter neither the model nor the order of the data.
-HARMLESS = {
-    "training.num_iterations", "training.save_interval", "training.log_interval", "training.validation_interval",
-    "training.non_finite_limit", "training.batch_size", "training.gradient_accumulation_steps",
-    "training.global_batch_size", "training.mixed_precision", "training.matmul_precision", "training.tf32_convolutions",
-    "data.num_workers", "data.max_bad_fraction", "data.cache_dir", "data.cache_gigabytes", "data.steps_per_epoch",
-    "validation.max_clips", "validation.max_clip_seconds", "validation.num_samples",
-}  # fmt: skip
-HARMLESS_SECTIONS = {"checkpoint", "distributed", "performance", "tracking", "paths"}
+LEFTOVERS = {LOCK_FILE, TEMPORARY_PREFIX + CONFIG_FILE}  # of a start that was killed before the folder was a run's
 
 
 class RunFolder(NamedTuple):
@@ -45,6 +40,8 @@ class RunFolder(NamedTuple):
     checkpoints: Path
     logs: Path
     resume_from: Path | None
+    notes: tuple[str, ...] = ()  # what the user should know about the choice
+    changes: tuple[Change, ...] = ()  # of the config, since that checkpoint
 
     @property
     def samples(self) -> Path:
@@ -62,15 +59,15 @@ class RunFolder(NamedTuple):
         return self.root / "export"
 
 
-def choose_run(config: Mapping[str, Any]) -> RunFolder:
-    """Decide the folder of a run and the checkpoint it continues from, writing nothing; call it on one rank only.
+def place_run(config: Mapping[str, Any]) -> RunFolder:
+    """Decide the folder of a run, reading no checkpoint and writing nothing; call it on one rank only.
 
     `config` is the resolved config as nested plain values. Raises ConfigError or CheckpointError, one line, if the folder
     holds another run, or if `checkpoint.resume` names no checkpoint.
     """
     paths, resume = config["paths"], config["checkpoint"]["resume"]
     explicit = paths["run_dir"] or paths["checkpoint_dir"]
-    link = None if explicit else _link_of(config)
+    link = None if explicit else RUNS / paths["run_name"]
     if link is not None and link.exists() and not link.is_symlink():
         raise ConfigError(f"{link} is not the link to the newest run: choose another paths.run_name")
     if resume not in ("auto", "never"):
@@ -84,27 +81,52 @@ def create_run(folder: RunFolder, config: Mapping[str, Any]) -> None:
     """Create what is missing of the folders, save the config, and let the link of the run's name lead there."""
     paths = config["paths"]
     try:
-        for path in (folder.root, folder.checkpoints, folder.logs):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        replace_json(folder.root / CONFIG_FILE, config)  # first: it is what makes the folder a run's
+        for path in (folder.checkpoints, folder.logs):
             path.mkdir(parents=True, exist_ok=True)
-        replace_json(folder.root / CONFIG_FILE, config)
         if not (paths["run_dir"] or paths["checkpoint_dir"]):
-            _link(_link_of(config), folder.root)
+            _link(RUNS / paths["run_name"], folder.root)
     except OSError as error:
         raise ConfigError(f"{folder.root} cannot be created: {error}") from error
 
 
-def _link_of(config: Mapping[str, Any]) -> Path:
-    return RUNS / config["paths"]["run_name"]
+def saved_config(root: Path) -> dict[str, Any] | None:
+    """The config of the run, or of the checkpoint, that lives in `root`; None if neither does."""
+    try:
+        saved = read_json(root / CONFIG_FILE)
+    except CheckpointError:
+        return None
+    return saved if isinstance(saved, dict) and {"model", "training", "paths"} <= saved.keys() else None
 
 
-def _layout(root: Path, paths: Mapping[str, Any], resume_from: Path | None = None) -> RunFolder:
-    checkpoints = Path(paths["checkpoint_dir"] or root / "checkpoints")
-    return RunFolder(root, checkpoints, Path(paths["log_dir"] or root / "logs"), resume_from)
+def layout(root: Path, paths: Mapping[str, Any]) -> RunFolder:
+    """The folders of a run in `root`."""
+    checkpoints = Path(paths.get("checkpoint_dir") or root / "checkpoints")
+    return RunFolder(root, checkpoints, Path(paths.get("log_dir") or root / "logs"), None)
+
+
+def root_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to."""
+    parent = checkpoint.resolve().parent
+    if parent.parent.name == SET_ASIDE:
+        parent = parent.parent.parent
+    return parent.parent if parent.name == "checkpoints" else parent
+
+
+def refuse_another_run(root: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ConfigError, one line with all of them, if settings changed that need to be allowed."""
+    changes = refused(find_changes(saved, config), config["checkpoint"].get("allow_changes", ()))
+    if changes:
+        raise ConfigError(
+            f"{root} holds another run ({describe(changes)}): choose another paths.run_dir, give the same settings, "
+            f"or go on with these by {allowing(changes)}"
+        )
 
 
 def _explicit(root: Path, resume: str, config: Mapping[str, Any]) -> RunFolder:
-    folder = _layout(root, config["paths"])
-    saved = _saved_config(root)
+    folder = layout(root, config["paths"])
+    saved = saved_config(root)
     if saved is None:
         _refuse_strange_files(folder)
         return folder
@@ -112,81 +134,94 @@ def _explicit(root: Path, resume: str, config: Mapping[str, Any]) -> RunFolder:
         raise ConfigError(
             f"{root} already holds a run: choose another paths.run_dir, or continue it with --resume auto"
         )
-    _refuse_another_run(root, saved, config)
-    return folder._replace(resume_from=newest_checkpoint(folder.checkpoints))
+    refuse_another_run(root, saved, config)
+    _refuse_other_folders(folder, saved, config)
+    return folder
+
+
+def _refuse_other_folders(folder: RunFolder, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Where checkpoint_dir or log_dir changed: the run must not lose its checkpoints, or meet those of another."""
+    before = layout(folder.root, saved["paths"])
+    if before.checkpoints.resolve() != folder.checkpoints.resolve():
+        if list_checkpoints(before.checkpoints):
+            raise ConfigError(
+                f"the checkpoints of {folder.root} are in {before.checkpoints}, not in {folder.checkpoints}: "
+                "leave paths.checkpoint_dir as it was, or move them"
+            )
+        for checkpoint in list_checkpoints(folder.checkpoints)[-1:]:
+            refuse_another_run(folder.checkpoints, saved_config(checkpoint) or saved, config)
+    if before.logs.resolve() != folder.logs.resolve():
+        _refuse_strange_log(folder)
 
 
 def _named(name: str, resume: str, config: Mapping[str, Any]) -> RunFolder:
     newest = RUNS / name
-    saved = _saved_config(newest) if resume == "auto" else None
-    if saved is not None and harmful_change(saved, config) is None:
-        folder = _layout(newest.resolve(), config["paths"])
-        return folder._replace(resume_from=newest_checkpoint(folder.checkpoints))
-    folder = _layout(_fresh_name(name), config["paths"])
+    note: tuple[str, ...] = ()
+    saved = saved_config(newest) if resume == "auto" else None
+    if saved is not None:
+        changes = refused(find_changes(saved, config), config["checkpoint"].get("allow_changes", ()))
+        if not changes:
+            return layout(newest.resolve(), config["paths"])
+        note = (
+            f"a fresh run: {newest.resolve()} has other settings ({describe(changes)}); "
+            f"{allowing(changes)} would go on with it",
+        )
+    folder = layout(_fresh_name(name), config["paths"])
     _refuse_strange_files(folder)
-    return folder
+    return folder._replace(notes=note)
 
 
 def _from_checkpoint(path: Path, explicit: str | None, config: Mapping[str, Any]) -> RunFolder:
-    """The run that `path` belongs to goes on in its own folder, or branches off into `explicit`, which must be free."""
-    checkpoint = find_checkpoint(path)
-    folder = _layout(Path(explicit or _root_of(checkpoint)), config["paths"], checkpoint)
-    saved = _saved_config(folder.root)
-    goes_on = explicit is None or folder.checkpoints.resolve() == checkpoint.resolve().parent
-    if not goes_on and list_checkpoints(folder.checkpoints):
-        raise ConfigError(f"{folder.root} already holds a run: choose another paths.run_dir")
+    """The run that `path` belongs to goes on in its own folder, or branches off into `explicit`.
+
+    A branch that has checkpoints goes on with its own, if it is this command that made it.
+    """
+    checkpoints = _candidates(path)
+    folder = layout(Path(explicit or root_of(checkpoints[-1])), config["paths"])
+    saved = saved_config(folder.root)
+    own = folder.checkpoints.resolve() == checkpoints[-1].resolve().parent
+    if not own and list_checkpoints(folder.checkpoints) and not same_command(saved, config):
+        raise ConfigError(
+            f"{folder.root} already holds a run: choose another paths.run_dir, or continue it with --resume auto"
+        )
     if saved is not None:
-        _refuse_another_run(folder.root, saved, config)
-    elif not goes_on:
+        refuse_another_run(folder.root, saved, config)
+    elif own:
+        refuse_another_run(folder.root, saved_config(checkpoints[-1]) or config, config)
+    else:
         _refuse_strange_files(folder)
     return folder
 
 
-def _root_of(checkpoint: Path) -> Path:
-    parent = checkpoint.resolve().parent
-    return parent.parent if parent.name == "checkpoints" else parent
+def _candidates(path: Path) -> list[Path]:
+    """The checkpoint that `path` is, or all of the run there; CheckpointError if there is none."""
+    if (path / MANIFEST).is_file():
+        return [path]
+    return list_checkpoints(path / "checkpoints") or list_checkpoints(path) or [find_checkpoint(path)]
 
 
-def _saved_config(root: Path) -> dict[str, Any] | None:
-    """The config of the run that lives in `root`, None if no run lives there."""
-    try:
-        saved = json.loads((root / CONFIG_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    return saved if isinstance(saved, dict) and {"model", "training", "paths"} <= saved.keys() else None
-
-
-def _refuse_another_run(root: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    if change := harmful_change(saved, config):
-        raise ConfigError(
-            f"{root} holds another run ({change}): choose another paths.run_dir, or give the same setting"
-        )
+def same_command(saved: Mapping[str, Any] | None, config: Mapping[str, Any]) -> bool:
+    """Whether the run was started with the same --resume before."""
+    before = (saved or {}).get("checkpoint")
+    return isinstance(before, Mapping) and before.get("resume") == config["checkpoint"]["resume"]
 
 
 def _refuse_strange_files(folder: RunFolder) -> None:
-    if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
-        raise ConfigError(
-            f"{folder.root} is not empty and holds no run of this program: choose another paths.run_dir"
-        )
-    if (folder.logs / METRICS_FILE).exists():
-        raise ConfigError(f"{folder.logs} holds the log of another run: choose another paths.log_dir")
+    if folder.root.exists():
+        if not folder.root.is_dir() or any(file.name not in LEFTOVERS for file in folder.root.iterdir()):
+            raise ConfigError(
+                f"{folder.root} is not empty and holds no run of this program: choose another paths.run_dir"
+            )
+    _refuse_strange_log(folder)
     if list_checkpoints(folder.checkpoints):
         raise ConfigError(
             f"{folder.checkpoints} holds another run's checkpoints: choose another paths.checkpoint_dir"
         )
 
 
-def harmful_change(saved: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
-    """The first setting that a resumed run may not change, with both values; None if there is none."""
-    for section, settings in config.items():
-        if section in HARMLESS_SECTIONS:
-            continue
-        before = saved.get(section, {})
-        for key, value in settings.items():
-            name = f"{section}.{key}"
-            if name not in HARMLESS and before.get(key) != value:
-                return f"{name} was {before.get(key)}, is {value}"
-    return None
+def _refuse_strange_log(folder: RunFolder) -> None:
+    if (folder.logs / METRICS_FILE).exists():
+        raise ConfigError(f"{folder.logs} holds the log of another run: choose another paths.log_dir")
 
 
 def _fresh_name(name: str) -> Path:

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.profiler import record_function
 
 from .accounts import SourceAccounts, bad_samples_file
-from .checkpoint import save_checkpoint
+from .agreement import on_first_rank
 from .compiling import Compilation
-from .config import TrainingConfig, config_hash, to_dict
+from .config import TrainingConfig
 from .dataset import Batch, Mixture, ValidationClips
-from .errors import DataError, UserError
-from .evaluate import Evaluation, SamplePair, evaluate, level_information, sample_pairs, write_samples
-from .export import check_export, write_export
+from .errors import CheckpointError, DataError
 from .generator import TrainableSNAC
+from .line_log import LineLog
 from .meter import StepMeter
+from .pace import Pace, slow_rank
 from .profiling import StepProfiler
-from .report import results_table
-from .run_data import training_facts
+from .pulse import Pulse, in_phase
 from .run_folder import RunFolder
-from .signals import STOP_SIGNALS, StopSignal
+from .saving import Saver
+from .signals import STOP_SIGNALS
 from .state import TrainState
 from .step import StepReport
+from .stopping import Stopping
 from .stopwatch import Stopwatch
-from .tracking import Tracking, validations
+from .tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,15 @@ class Session:
     global_batch_size: int  # windows per step
     accounts: SourceAccounts
     meter: StepMeter = field(default_factory=StepMeter)
-    stop: StopSignal = field(default_factory=StopSignal)  # of this rank
+    pace: Pace = field(default_factory=Pace)  # of this rank against the others
+    pulse: Pulse = field(default_factory=Pulse)  # what this process is doing
+    stop: Stopping = field(default_factory=Stopping)  # of this rank
     stopped_by: int = 0  # the signal that any rank was given, 0: none; the same on every rank
-    skipped_in_a_row: int = 0
-    validated_at: int | None = None  # step of the last validation
-    saved_at: int | None = None  # step of the last checkpoint
+    rollbacks: dict[str, int] = field(default_factory=dict)  # how often this process went back to a checkpoint, by name
+    bad_samples: LineLog | None = None  # of this rank, once there is one
+    saver: Saver | None = None  # on rank 0
+    saved_at: int | None = None  # step of the last checkpoint, which may still be in writing
+    score: dict[str, Any] | None = None  # of the last validation: metric, value, step
     start: Stopwatch = field(default_factory=Stopwatch)  # what the start took
     started: bool = False  # that was said
     compilation: Compilation | None = None  # None: nothing is compiled
@@ -99,20 +104,22 @@ class Session:
 def account(session: Session, batches: list[Batch], report: StepReport, waited: float) -> None:
     """Add a step to the books, and learn whether any rank was asked to stop; collective.
 
-    Raises DataError when too many clips are bad, UserError when too many steps in a row were not finite: on every rank.
+    Raises DataError when too many clips are bad, on every rank.
     """
     accounts, state = session.accounts, session.state
     records = accounts.add(batches)
     _write_bad_samples(session, records)
     samples = sum(batch.audio.numel() for batch in batches)
     padding = sum(batch.num_padding for batch in batches)
-    own = [samples - padding, padding, sum(batch.num_retries for batch in batches)]
-    own += [session.stop.number == number for number in STOP_SIGNALS] + accounts.own_numbers()
-    audio, padding, retries, *others = session.sum_over_ranks(
+    own = [samples - padding, padding, sum(batch.num_retries for batch in batches), _given_up(session)]
+    own += _stop_flags(session) + accounts.own_numbers()
+    if report.forward is not None and report.ended is not None:
+        session.pace.add_step(waited, session.pulse.entered, report.forward, report.ended)
+    audio, padding, retries, given_up, *others = session.sum_over_ranks(
         torch.tensor(own, dtype=torch.int64, device=session.accelerator.device)
     ).tolist()
     stops, numbers = others[: len(STOP_SIGNALS)], others[len(STOP_SIGNALS) :]
-    session.stopped_by = next((int(n) for n, ranks in zip(STOP_SIGNALS, stops, strict=True) if ranks), 0)
+    session.stopped_by = _first_signal(stops)
     new = {
         "audio_samples": audio,
         "padding_samples": padding,
@@ -129,22 +136,54 @@ def account(session: Session, batches: list[Batch], report: StepReport, waited: 
         session.tracking.note(note)
     if message := accounts.stop_message():
         raise DataError(message)
-    session.skipped_in_a_row = session.skipped_in_a_row + 1 if report.skipped else 0
-    if session.skipped_in_a_row >= session.config.training.non_finite_limit:
-        raise UserError(
-            f"{session.skipped_in_a_row} steps in a row up to step {state.step} had losses or gradients that are not finite: "
-            "lower training.learning_rate, or set training.max_grad_norm"
-        )
+    if given_up:
+        on_first_rank(session.accelerator, lambda: _give_up(session))
+
+
+def _given_up(session: Session) -> int:
+    """Whether this rank could not save for so long that the run is to end; what was saved since is reported here."""
+    if session.saver is None:
+        return 0
+    given_up = session.saver.given_up  # first: what it reports below may be of a later save
+    session.saver.poll()
+    return int(given_up)
+
+
+def _give_up(session: Session) -> None:
+    assert session.saver is not None
+    raise CheckpointError(
+        f"{session.saver.failed_in_a_row} saves in a row failed (checkpoint.max_failed_saves): {session.saver.problem}"
+    )
+
+
+def _stop_flags(session: Session) -> list[int]:
+    """Which of `STOP_SIGNALS` this rank would stop for: at most one."""
+    return [int(session.stop.number == number) for number in STOP_SIGNALS]
+
+
+def _first_signal(ranks: Sequence[int]) -> int:
+    """The signal to stop for, given how many ranks would for each: the same on every rank; 0 if none would."""
+    return next((int(number) for number, asked in zip(STOP_SIGNALS, ranks, strict=True) if asked), 0)
+
+
+def agree_to_stop(session: Session) -> bool:
+    """Learn, outside a step, whether any rank was asked to stop; collective."""
+    own = torch.tensor(_stop_flags(session), device=session.accelerator.device)
+    session.stopped_by = _first_signal(session.sum_over_ranks(own).tolist())
+    return session.stopped_by != 0
 
 
 def _write_bad_samples(session: Session, records: list[dict[str, Any]]) -> None:
     if not records:
         return
-    file = bad_samples_file(session.folder.logs, session.accelerator.process_index)
-    with open(file, "a", encoding="utf-8") as lines:
-        lines.writelines(json.dumps({"step": session.state.step, **record}) + "\n" for record in records)
+    if session.bad_samples is None:
+        file = bad_samples_file(session.folder.logs, session.accelerator.process_index)
+        session.bad_samples = LineLog(file, log.warning)
+    for record in records:
+        session.bad_samples.write(json.dumps({"step": session.state.step, **record}))
 
 
+@in_phase("logging")
 @record_function("bookkeeping")
 def log_step(session: Session) -> None:
     """Write the means since the last call to bar, trackers and log; collective."""
@@ -157,13 +196,29 @@ def log_step(session: Session) -> None:
     scalars["data/bad_clips"] = state.counters["bad_clips"]
     scalars["data/network_retries"] = state.counters["network_retries"]
     scalars |= source_scalars(session)
-    scalars["train/skipped_updates"] = state.counters["skipped_updates"]
+    for name in ("skipped_updates", "spikes", "rollbacks"):
+        scalars[f"train/{name}"] = state.counters[name]
     if state.scaler.is_enabled():
         scalars["train/loss_scale"] = state.scaler.get_scale()
     if session.compilation is not None:
         scalars |= session.compilation.scalars()
+    pace, step_seconds = session.pace, scalars["time/step_seconds"]
+    scalars |= slow_rank(session.accelerator, pace, step_seconds, state.step, session.tracking.say)
+    scalars |= session.pulse.clock.scalars()
     session.tracking.log(scalars, state.step)
     session.tracking.show(_headline(scalars))
+
+
+def note_unlogged(session: Session) -> None:
+    """Put into the state what the next line of the log will be made of, if there was a step since the last; collective."""
+    session.state.unlogged = gather_object([session.meter.sums()]) if session.meter.losses else []
+
+
+def take_unlogged(session: Session) -> None:
+    """Go on with the line of the log that was begun before the run was interrupted, unless the ranks are others now."""
+    everyone = session.state.unlogged
+    if len(everyone) == session.accelerator.num_processes:
+        session.meter.go_on(everyone[session.accelerator.process_index], session.accelerator.device)
 
 
 def source_scalars(session: Session) -> dict[str, float]:
@@ -189,92 +244,3 @@ def _headline(scalars: Mapping[str, float]) -> dict[str, float]:
     shown = {label: scalars[name] for label, name in names.items() if name in scalars}
     shown["disc"] = sum(value for name, value in scalars.items() if name.startswith("discriminator/"))
     return shown
-
-
-@record_function("validation")
-def validate_model(session: Session) -> Evaluation | None:
-    """Measure the generator on the held-out clips, log the numbers, samples and pictures; collective."""
-    if session.validation is None or session.validated_at == session.state.step:
-        return None
-    own = session.validation.share(session.accelerator.process_index, session.accelerator.num_processes)
-    result = evaluate(session.generator, own, seed=session.seed, reduce=session.sum_over_ranks)
-    session.validated_at = session.state.step
-    for failure in own.failures:
-        log.warning("validation clip %s is left out: %s", failure.name, failure.reason)
-    if not result.num_clips:
-        raise DataError(
-            "no validation clip could be decoded: see the reasons above, or set validation.enabled to false"
-        )
-    session.tracking.log(result.scalars(), session.state.step)
-    session.tracking.say(f"step {session.state.step}: {describe(result)}")
-    if session.accelerator.is_main_process and session.config.validation.num_samples:
-        session.tracking.samples(_pairs(session), session.config.model.sampling_rate, session.state.step)
-    return result
-
-
-def describe(result: Evaluation) -> str:
-    """One line of the main numbers."""
-    levels = " / ".join(f"{value:.0f}" for value in result.perplexity)
-    return (
-        f"held-out log-mel {result.metrics['mel_distance']:.3f}, STFT {result.metrics['stft_distance']:.3f}, "
-        f"perplexity {levels} ({result.num_clips} clips, {result.audio_seconds:.0f} s)"
-    )
-
-
-def _pairs(session: Session) -> list[SamplePair]:
-    assert session.validation is not None
-    clips = islice(session.validation, session.config.validation.num_samples)
-    return sample_pairs(session.generator, clips, seed=session.seed)
-
-
-@record_function("save")
-def save(session: Session) -> None:
-    """Write a checkpoint, once per step; collective."""
-    if session.saved_at == session.state.step:
-        return
-    if session.accelerator.is_main_process:
-        path = save_checkpoint(
-            session.folder.checkpoints,
-            session.state,
-            config=to_dict(session.config),
-            config_hash=config_hash(session.config),
-            world_size=session.accelerator.num_processes,
-            global_batch_size=session.global_batch_size,
-            data=training_facts(session.training),
-            keep_last=session.config.checkpoint.keep_last,
-        )
-        session.tracking.say(f"step {session.state.step}: saved {path}")
-    session.saved_at = session.state.step
-    session.accelerator.wait_for_everyone()
-
-
-def finish(session: Session) -> None:
-    """Export, check the export against the stock package, write samples, print the results; collective."""
-    if session.accelerator.is_main_process:
-        export = write_export(
-            session.folder.export, to_dict(session.config)["model"], session.generator.state_dict()
-        )
-        check_export(export, session.generator, _probe(session))
-        session.tracking.say(f"exported to {export}: snac.SNAC.from_pretrained({str(export)!r}) loads it")
-        if session.validation is not None:
-            write_samples(session.folder.samples, _pairs(session), session.config.model.sampling_rate)
-            session.tracking.say(_results(session))
-    session.accelerator.wait_for_everyone()
-
-
-def _probe(session: Session) -> Tensor:
-    """Audio (1, 1, T) to compare codes on: held-out speech, or noise where nothing is held out."""
-    if session.validation is not None:
-        for clip in session.validation:
-            return clip.audio[None].to(session.accelerator.device)
-    noise = torch.randn(
-        1, 1, session.config.segment_samples, generator=torch.Generator().manual_seed(session.seed)
-    )
-    return (0.1 * noise).to(session.accelerator.device)
-
-
-def _results(session: Session) -> str:
-    assert session.validation is not None
-    rows = validations(session.folder.logs)
-    carried = level_information(session.generator, session.validation, seed=session.seed)
-    return results_table(rows[0], rows[-1], carried)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +13,13 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .averages import WeightAverage
 from .codebook import CodebookUsage
 
-
 COUNTERS = (
-    "skipped_updates",  # steps whose loss or gradient was not finite
+    "skipped_updates",  # steps that changed no weight, since something was wrong with their numbers
+    "spikes",  # those of them whose loss had jumped
+    "rollbacks",  # times that the run went back to a checkpoint
     "audio_samples",  # their samples without padding
     "padding_samples",  # zeros appended to short clips
     "bad_clips",  # clips that could not be decoded
@@ -37,6 +41,12 @@ class TrainState:
     position: int = 0  # windows consumed, over all ranks: where the stream of samples goes on
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     sources: dict[str, dict[str, int]] = field(default_factory=dict)  # windows and bad clips of each source
+    average: WeightAverage | None = None  # of the generator's weights; None: not kept
+    best: dict[str, Any] = field(default_factory=dict)  # validation so far: metric, value, step; {}: none yet
+    validated_at: int | None = None  # step of the last validation that was not broken off
+    unlogged: list[dict[str, Any]] = field(default_factory=list)  # of each rank: sums since the last log line
+    recent_losses: list[float] = field(default_factory=list)  # what a jump is measured by; empty unless they are looked for
+    skipped_in_a_row: int = 0  # steps up to this one
 
     def models(self) -> list[nn.Module]:
         """All networks, generator first."""
@@ -46,6 +56,15 @@ class TrainState:
         """Add to a counter; the name must be one of `COUNTERS`."""
         self.counters[name] += number
 
+    def note_validation(self, metric: str, value: float) -> bool:
+        """Remember the step's validation; returns whether it is the best so far: the smallest, of the same metric."""
+        self.validated_at = self.step
+        best = self.best.get("value") if self.best.get("metric") == metric else None
+        if not math.isfinite(value) or best is not None and value >= best:
+            return False
+        self.best = {"metric": metric, "value": value, "step": self.step}
+        return True
+
     def progress(self) -> dict[str, Any]:
         """What JSON can hold."""
         return {
@@ -54,4 +73,23 @@ class TrainState:
             "counters": dict(self.counters),
             "sources": copy.deepcopy(self.sources),
             "scaler": self.scaler.state_dict(),
+            "best": dict(self.best),
+            "validated_at": self.validated_at,
+            "unlogged": copy.deepcopy(self.unlogged),
+            "recent_losses": list(self.recent_losses),
+            "skipped_in_a_row": self.skipped_in_a_row,
         }
+
+    def load_progress(self, saved: Mapping[str, Any]) -> None:
+        """Take back what `progress` gave; a checkpoint of format 2 lacks the last five of it."""
+        self.step, self.position = int(saved["step"]), int(saved["position"])
+        self.counters.update(saved["counters"])
+        self.sources.update(saved.get("sources", {}))
+        if saved["scaler"]:  # empty unless the run was in float16
+            self.scaler.load_state_dict(dict(saved["scaler"]))
+        self.best = dict(saved.get("best") or {})
+        # Until format 3 a checkpoint was written after the validation of its step.
+        self.validated_at = saved.get("validated_at", self.step)
+        self.unlogged = list(saved.get("unlogged") or [])
+        self.recent_losses = list(saved.get("recent_losses") or [])
+        self.skipped_in_a_row = int(saved.get("skipped_in_a_row", 0))

@@ -13,6 +13,7 @@ Shapes: B batch, T samples.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,11 +22,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from .codebook import count_codes, restart_dead_codes
+from .codebook import codebooks, count_codes, restart_dead_codes
 from .fast_convolution import input_gradients_only, shared_weights
 from .generator import GeneratorOutput
+from .guards import SPIKE, STOP, Guards, Part, Trouble, findings, judge, look_at
 from .losses import DISCRIMINATOR_LOSSES, SPECTRAL_LOSSES, discriminator_loss
 from .optimizers import advance
+from .pace import Span
 from .seeds import derive_seed
 from .state import TrainState
 
@@ -41,6 +44,7 @@ class StepSettings:
     max_grad_norm: float | None = None
     restart_after: float | None = None  # lookups per code; None: no restarts
     seed: int = 0
+    guards: Guards = field(default_factory=Guards)
 
 
 @dataclass
@@ -51,10 +55,16 @@ class StepReport:
     grad_norms: dict[str, Tensor] = field(default_factory=dict)  # before clipping
     counts: Tensor | None = None  # (levels, K) codes chosen in this step, over all ranks
     restarts: Tensor | None = None  # (levels,)
-    skipped: bool = False  # not finite: no weight was touched
+    skipped: bool = False  # no weight was touched
+    trouble: Trouble | None = None  # why
+    parts: list[Part] = field(default_factory=list)  # the micro-batches one by one, each as this rank saw it
+    forward: Span | None = None  # from the beginning to the end of the first forward pass, in which no rank waits for others
+    ended: float | None = None  # when this rank was done, of `time.perf_counter()`
 
     def add(self, name: str, value: Tensor, share: float) -> None:
         """Add a micro-batch's part of the mean."""
+        if self.parts:
+            self.parts[-1].add(name, value.detach())
         value = value.detach() * share
         self.losses[name] = self.losses[name] + value if name in self.losses else value
 
@@ -70,25 +80,33 @@ def train_step(
     """Update generator and discriminators from one global batch; this rank's part is `batches`, micro-batches (B, 1, T).
 
     There are as many micro-batches as the accelerator accumulates. With `log_unweighted` the losses of weight 0 are computed
-    too, without gradient. A step whose gradients are not finite changes no weight, on any rank.
+    too, without gradient. A step with trouble changes no weight, on any rank: see `guards`.
     """
     if len(batches) != accelerator.gradient_accumulation_steps:
         expected = accelerator.gradient_accumulation_steps
         raise ValueError(f"a step of this accelerator takes {expected} micro-batches, not {len(batches)}")
-    report = StepReport()
+    report = StepReport(forward=Span(accelerator.device))
     outputs: list[GeneratorOutput] = []
     for index, real in enumerate(batches):
+        report.parts.append(look_at(real))
         with accelerator.accumulate(*state.models()):
             seed_noise(settings.seed, state.step, index, accelerator.process_index)
             with record_function("generator forward"):
                 output = state.generator(real)
+            if index == 0 and report.forward is not None:
+                report.forward.end()
             gather_gradients(real, output, state, settings, report, 1 / len(batches), log_unweighted)
             outputs.append(output)
-    update(state, settings, report)
+    update(state, accelerator, settings, report)
+    if report.trouble is not None and report.trouble.policy == STOP:
+        return report  # the step has not been: it can be looked into
     if not report.skipped:
         follow_codebooks(outputs, state, accelerator, settings, report)
+        if state.average is not None:
+            state.average.update(accelerator.unwrap_model(state.generator, keep_fp32_wrapper=True))
     state.step += 1
     state.position += accelerator.num_processes * sum(len(real) for real in batches)
+    report.ended = time.perf_counter()
     return report
 
 
@@ -191,8 +209,8 @@ def _gradient(
 
 
 @record_function("optimizers")
-def update(state: TrainState, settings: StepSettings, report: StepReport) -> None:
-    """Take the loss scale out of the gradients, clip, step, schedule: both optimisers together, or neither."""
+def update(state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport) -> None:
+    """Take the loss scale out of the gradients, clip, step, schedule: both optimisers together, or neither; collective."""
     for optimizer in state.optimizers.values():
         state.scaler.unscale_(optimizer)
     groups = {"generator": [state.generator], "discriminator": list(state.discriminators.values())}
@@ -202,8 +220,12 @@ def update(state: TrainState, settings: StepSettings, report: StepReport) -> Non
         if settings.max_grad_norm is not None:
             parameters = [p for module in modules for p in module.parameters()]
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, report.grad_norms[name])
-    # Gradients are averaged over ranks by now, so every rank sees the same norms and decides alike.
-    report.skipped = not bool(torch.stack(list(report.grad_norms.values())).isfinite().all())
+    report.trouble = find_trouble(state, accelerator, settings, report)
+    report.skipped = report.trouble is not None
+    if report.trouble is not None and report.trouble.policy == STOP:
+        for optimizer in state.optimizers.values():
+            optimizer.zero_grad()
+        return
     for name, optimizer in state.optimizers.items():
         if not report.skipped:
             optimizer.step()
@@ -211,6 +233,17 @@ def update(state: TrainState, settings: StepSettings, report: StepReport) -> Non
         advance(state.schedules[name])
     state.scaler.update()  # once for both: smaller after an overflow in either, larger after a long time without
     state.count("skipped_updates", int(report.skipped))
+    state.count("spikes", int(report.trouble is not None and report.trouble.kind == SPIKE))
+
+
+def find_trouble(
+    state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport
+) -> Trouble | None:
+    """What is wrong with the step on any rank, the same on all; collective."""
+    own = findings(report.parts, settings.loss_weights, list(report.grad_norms.values()))
+    sums = accelerator.reduce(own, reduction="sum").tolist()
+    scaled = state.scaler.is_enabled()
+    return judge(sums, accelerator.num_processes, state.recent_losses, settings.guards, scaled=scaled)
 
 
 @record_function("codebooks")
@@ -238,4 +271,5 @@ def follow_codebooks(
             rank=accelerator.process_index,
             num_processes=accelerator.num_processes,
             reduce=lambda rows: accelerator.reduce(rows, reduction="sum"),
+            averages=None if state.average is None else codebooks(state.average.tensors),
         )

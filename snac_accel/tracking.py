@@ -8,19 +8,22 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from .evaluate import SamplePair, safe_stem, spectrogram_figure
+from .files import writing_problem
+from .line_log import LineLog
+from .run_folder import METRICS_FILE
 
 log = logging.getLogger(__name__)
-METRICS_FILE = "metrics.jsonl"
 
 
 class Tracking:
@@ -39,9 +42,15 @@ class Tracking:
     ) -> None:
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
+        self.log_dir = log_dir
         accelerator.project_configuration.logging_dir = str(log_dir)
         accelerator.init_trackers(name, config=flatten(config))
-        self.file = open_log(log_dir / METRICS_FILE) if self.main else None
+        self.file = LineLog(log_dir / METRICS_FILE, self.say) if self.main else None
+        if self.file is not None:
+            self.file.open()  # an unwritable folder ends the run here, not in the middle
+        self._tracker_failed = False
+        self._hook = threading.excepthook
+        threading.excepthook = self._quiet
         shown = self.main and progress_bar
         self.bar = tqdm(
             total=total, initial=start, desc="training", unit="step", disable=not shown, dynamic_ncols=True
@@ -51,10 +60,9 @@ class Tracking:
         """Write scalars to the trackers and, with step and time, as one line to the log; non-finite values stay visible."""
         if self.file is None:
             return
-        self.accelerator.log(dict(values), step=step)
         line = {"step": step, "unix_time": round(time.time(), 3), **{k: plain(v) for k, v in values.items()}}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        self.file.write(json.dumps(line))
+        self._to_trackers(lambda: self.accelerator.log(dict(values), step=step))
 
     def advance(self) -> None:
         """Move the bar by one step."""
@@ -71,10 +79,14 @@ class Tracking:
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
         if self.main:
-            tqdm.write(text)
+            with suppress(OSError):  # stdout may lead to a full disk as well
+                tqdm.write(text)
 
     def samples(self, pairs: Sequence[SamplePair], sampling_rate: int, step: int) -> None:
         """Audio and spectrogram pictures of fixed clips, in the trackers that take them."""
+        self._to_trackers(lambda: self._write_samples(pairs, sampling_rate, step))
+
+    def _write_samples(self, pairs: Sequence[SamplePair], sampling_rate: int, step: int) -> None:
         writer = self._tensorboard()
         if writer is None:
             return
@@ -92,33 +104,58 @@ class Tracking:
             return None
         return self.accelerator.get_tracker("tensorboard", unwrap=True)
 
+    def _to_trackers(self, write: Callable[[], None]) -> None:
+        """Hand something to the trackers; a full disk costs what they would have written, not the run."""
+        if self.file is None or self.file.failing:
+            return
+        try:
+            if self._tracker_failed:
+                self._begin_anew()
+            write()
+            self._tracker_failed = False
+        except OSError as error:
+            if not self._tracker_failed:
+                self.say(f"warning: trackers: {writing_problem(error, self.log_dir)}; training goes on")
+            self._tracker_failed = True
+
+    def _begin_anew(self) -> None:
+        """Let TensorBoard open another file: after an error its writer never writes again."""
+        writer = self._tensorboard()
+        if writer is not None:
+            writer.file_writer = writer.all_writers = None
+
+    def _quiet(self, arguments: threading.ExceptHookArgs) -> None:
+        """Keep pages of stack from the terminal when TensorBoard's thread meets a full disk: `_to_trackers` says it."""
+        if not (type(arguments.thread).__name__ == "_AsyncWriterThread" and issubclass(arguments.exc_type, OSError)):
+            self._hook(arguments)
+
     def close(self) -> None:
         """Close bar, log and trackers."""
         self.bar.close()
         if self.file is not None:
             self.file.close()
-        self.accelerator.end_training()
-
-
-def open_log(path: Path) -> TextIO:
-    """Open a log of lines to add to; a last line that a crash cut short is ended first."""
-    with open(path, "ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":
-                file.write(b"\n")
-    return open(path, "a", encoding="utf-8")
+        try:
+            self.accelerator.end_training()
+        except OSError as error:
+            if not self._tracker_failed:
+                self.say(f"warning: trackers: {writing_problem(error, self.log_dir)}")
+            self.accelerator.state.destroy_process_group()
+        threading.excepthook = self._hook
 
 
 def validations(log_dir: Path) -> list[dict[str, Any]]:
     """The validation rows of a run's log, in the order they were written; lines cut short by a crash are passed over."""
-    rows = []
-    for line in (log_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+    rows: list[dict[str, Any]] = []
+    try:
+        text = (log_dir / METRICS_FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return rows
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if any(name.startswith("validation/") for name in row):
+        if isinstance(row, dict) and any(name.startswith("validation/") for name in row):
             rows.append(row)
     return rows
 

@@ -7,10 +7,12 @@ The only training code that builds an `Accelerator`. What a run begins with is i
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
+from signal import Signals
 from typing import Any
 
 import torch
@@ -22,18 +24,26 @@ from torch.profiler import record_function
 from .accounts import SourceAccounts
 from .activations import checkpoint_activations
 from .agreement import check_data, check_settings, lost_processes, on_every_rank, on_first_rank
+from .averages import WeightAverage
+from .changes import alters_optimizers
 from .checkpoint import load_checkpoint, save_checkpoint
 from .codebook import CodebookUsage
 from .compiling import check_compiler, compile_networks
 from .config import TrainingConfig, to_dict, validate
 from .dataset import AudioDataset, Batch, Mixture, ValidationClips, make_loader
+from .dataset.loader import BatchLoader
 from .discriminators import DISCRIMINATORS
 from .doctor import quick_check
+from .errors import ConfigError
+from .files import writing_problem
 from .generator import TrainableSNAC, zero_encoding_biases
+from .keeping import is_best, open_saver, save, save_now
 from .launching import accumulation_steps, create_accelerator, release
 from .meter import StepMeter, count_step
-from .optimizers import setup_optimizers
+from .optimizers import renew_optimizers, setup_optimizers
+from .pulse import Pulse
 from .report import Processes, introduction
+from .rollback import guards_of, meet_trouble
 from .run_data import (
     changed_data,
     check_passes,
@@ -44,56 +54,105 @@ from .run_data import (
     open_training,
     open_validation,
 )
-from .run_folder import RunFolder, choose_run, create_run
+from .resuming import RunClaim, find_checkpoints, set_newer_aside
+from .run_folder import RunFolder, create_run
+from .runs import COMPLETE, STOPPED
 from .seeds import derive_seed
-from .session import Session, account, finish, log_step, save, validate_model
+from .session import Session, account, agree_to_stop, log_step, take_unlogged
+from .signals import StopSignal
 from .starting import load_generator, start_codebooks
 from .state import TrainState
 from .step import StepSettings, train_step
+from .stopping import STOP_FILE, Stopping, find_deadline
 from .stopwatch import Stopwatch
 from .tracking import Tracking
+from .validating import finish, validate_model
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
 
 
 DATA_TIMEOUT_SECONDS = 600.0  # without a batch, after which data workers are replaced
+SHARE_FOR_DATA = 0.6  # of distributed.timeout_seconds, at most; more than the 300 s for which streams try again
 
 
-def main(config: TrainingConfig | Mapping[str, Any] | None = None, *, started: float | None = None) -> int:
+def main(
+    config: TrainingConfig | Mapping[str, Any] | None = None,
+    *,
+    started: float | None = None,
+    claim: RunClaim | None = None,
+) -> int:
     """Train as `config` says, from the newest checkpoint of its run or from the start.
 
     `config` is validated: nested plain values as `create_training_config` makes them will do; None means the defaults.
     `started`: when the program was launched, of `time.perf_counter()`, for the line on what the start took; None: now.
-    Returns 0 when the run is complete, 128 + the signal's number when a signal stopped it after saving.
+    `claim`: the run's folder, where the caller has it already. It is given back at the end.
+    Returns 0 when the run is complete, 128 + the signal's number when a signal, or what counts as one (see `stopping`),
+    stopped it after saving.
     Raises `UserError` (one line) for anything that the user can put right.
     """
     start = Stopwatch(started)
     config = validate({} if config is None else config)
     start.end("imports")
-    accelerator = create_accelerator(config)
+    claim = claim or RunClaim()
     with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())  # the last to go: until then signals are held
+        stack.callback(claim.release)
+        accelerator = create_accelerator(config)
         stack.callback(release, accelerator)
-        stack.enter_context(lost_processes(accelerator.process_index, accelerator.num_processes))
+        pulse = pulse_of(config, accelerator, start)
+        stack.enter_context(lost_processes(accelerator.process_index, accelerator.num_processes, pulse.others))
+        stack.enter_context(pulse)
         check_settings(accelerator, to_dict(config))
         if (parts := config.performance.compile) != "none":
             on_every_rank(accelerator, lambda: check_compiler(parts, accelerator.device.type))
         start.end("processes")
-        folder = on_first_rank(accelerator, lambda: choose_run(to_dict(config)))
+        folder = on_first_rank(accelerator, lambda: find_checkpoints(claim.take(to_dict(config)), to_dict(config)))
         start.end("checkpoint")
-        session = setup_session(config, accelerator, folder, start)
+        session = setup_session(config, accelerator, folder, start, pulse)
         stack.callback(session.tracking.close)
-        stack.enter_context(session.stop)
-        return fit(session)
+        stack.callback(open_saver(session))
+        take_unlogged(session)
+        session.stop = stopping(session, stop)
+        stop.hold()
+        code = fit(session)
+        pulse.outcome = COMPLETE if code == 0 else f"{STOPPED}: {session.stop.reason or Signals(session.stopped_by).name}"
+        return code
+
+
+def pulse_of(config: TrainingConfig, accelerator: Accelerator, start: Stopwatch) -> Pulse:
+    """What tells heartbeat, watchdog and clock of this rank what it is doing."""
+    limit = config.distributed.timeout_seconds
+    return Pulse(accelerator.process_index, accelerator.num_processes, limit, start.started)
+
+
+def stopping(session: Session, signals: StopSignal) -> Stopping:
+    """What may stop this rank: signals, the clock, and, on rank 0, the file."""
+    options = session.config.stopping
+    deadline = find_deadline(
+        options.wall_clock_hours,
+        options.slurm_margin_seconds,
+        os.environ,
+        running_seconds=time.perf_counter() - session.start.started,
+    )
+    file = session.folder.root / STOP_FILE if session.accelerator.is_main_process else None
+    return Stopping(signals, file, deadline)
 
 
 def fit(session: Session) -> int:
     """Run the steps that are left; collective. Returns the exit code of `main`."""
-    state, settings = session.state, session.config.training
-    if state.step == 0:
+    state, settings, pulse = session.state, session.config.training, session.pulse
+    pulse.watch()
+    if state.step % settings.validation_interval == 0:  # also where it was broken off
         validate_model(session)
         session.start.end("validation")
+    if session.stopped_by or agree_to_stop(session):
+        return interrupted(session)
+    if state.step == 0 and guards_of(session.config).roll_back:
+        save(session)
+    pulse.enter("data", state.step, patient=not session.training.indexed)  # a stream may be read for hours until there
     items = session.profiler().follow(timed(step_batches(session)), lambda: state.step)
     for batches, waited in items:
+        pulse.enter("step", state.step, patient=session.compilation is not None and not session.compilation.steps)
         say_started(session)
         report = train_step(
             [batch.audio.to(session.accelerator.device, non_blocking=True) for batch in batches],
@@ -102,16 +161,18 @@ def fit(session: Session) -> int:
             step_settings(session.config),
             log_unweighted=(state.step + 1) % settings.log_interval == 0,
         )
+        meet_trouble(session, batches, report)
         account(session, batches, report, waited)
         session.tracking.advance()
         if state.step % settings.log_interval == 0:
             log_step(session)
-        if state.step % settings.validation_interval == 0:
+        if state.step % settings.validation_interval == 0 and not session.stopped_by:
             validate_model(session)
-        if session.stopped_by or state.step % settings.save_interval == 0:
-            save(session)
         if session.stopped_by:
             return interrupted(session)
+        if state.step % settings.save_interval == 0 or is_best(session):
+            save(session)
+        pulse.enter("data", state.step)
     return complete(session)
 
 
@@ -126,36 +187,56 @@ def say_started(session: Session) -> None:
 def complete(session: Session) -> int:
     """Validate, save and export the finished model; collective."""
     validate_model(session)
-    save(session)
+    if session.stopped_by:
+        return interrupted(session)
+    save_now(session)
     finish(session)
     return 0
 
 
 def interrupted(session: Session) -> int:
-    """Say where the run can go on; the exit code is 128 + the signal's number, as shells have it."""
-    session.tracking.say(f"stopped after step {session.state.step}; --resume auto continues from there")
+    """Save, and say where the run can go on; the exit code is 128 + the signal's number, as shells have it. Collective."""
+    save_now(session)
+    reason = session.stop.reason or f"another rank: {Signals(session.stopped_by).name}"
+    session.tracking.say(
+        f"stopped after step {session.state.step} ({reason}); --resume auto continues from there"
+    )
+    session.stop.honour()
     return 128 + session.stopped_by
 
 
 def step_batches(session: Session) -> Iterator[list[Batch]]:
-    """The micro-batches of this rank, step by step, from the state's step to the end of the run."""
+    """The micro-batches of this rank, step by step, from the state's step to the end of the run.
+
+    A run that went back to a checkpoint has steps left when its loader is at its end: another one goes on there.
+    """
+    while session.state.step < session.config.training.num_iterations:
+        micro_batches = iter(open_loader(session))
+        while batches := list(islice(micro_batches, session.accumulation)):
+            yield batches
+
+
+def open_loader(session: Session) -> BatchLoader:
+    """The loader of what is left of the run, from the state's position on."""
     config, accelerator = session.config, session.accelerator
-    loader = make_loader(
+    return make_loader(
         session.training,
         config.training.batch_size,
         num_processes=accelerator.num_processes,
         rank=accelerator.process_index,
         accumulation_steps=session.accumulation,
         start_position=session.state.position,
-        num_steps=max(config.training.num_iterations - session.state.step, 0),
+        num_steps=config.training.num_iterations - session.state.step,
         num_workers=config.data.num_workers,
         device=accelerator.device,
         # Without an index, going on where the run was stopped may mean to read for hours.
-        timeout_seconds=DATA_TIMEOUT_SECONDS if session.training.indexed else math.inf,
+        timeout_seconds=data_timeout(config) if session.training.indexed else math.inf,
     )
-    micro_batches = iter(loader)
-    while batches := list(islice(micro_batches, session.accumulation)):
-        yield batches
+
+
+def data_timeout(config: TrainingConfig) -> float:
+    """Seconds without a batch after which workers are replaced: before the other ranks give up waiting for this one."""
+    return min(DATA_TIMEOUT_SECONDS, SHARE_FOR_DATA * config.distributed.timeout_seconds)
 
 
 def timed(batches: Iterable[list[Batch]]) -> Iterator[tuple[list[Batch], float]]:
@@ -179,11 +260,12 @@ def step_settings(config: TrainingConfig) -> StepSettings:
         max_grad_norm=config.training.max_grad_norm,
         restart_after=config.codebook.restart_after if config.codebook.restart else None,
         seed=config.training.seed,
+        guards=guards_of(config),
     )
 
 
 def setup_session(
-    config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, start: Stopwatch
+    config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, start: Stopwatch, pulse: Pulse
 ) -> Session:
     """Build data, models and optimisers, load the checkpoint if there is one, and open the log; collective."""
     settings = config.training
@@ -196,7 +278,8 @@ def setup_session(
     start.end("models")
     counted = count_step(config, accelerator, accumulation, generator, discriminators)
     start.end("counting")
-    on_first_rank(accelerator, lambda: create_run(folder, to_dict(config)))
+    aside = on_first_rank(accelerator, lambda: open_folder(folder, config))
+    pulse.begin(folder.logs)
     if folder.resume_from is None:
         # The other ranks are given the outcome with all other weights, when the models are wrapped.
         on_first_rank(accelerator, lambda: start_codebooks(generator, training, config))
@@ -208,15 +291,17 @@ def setup_session(
     global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
     check_passes(config, training, global_batch_size)
     start.end("optimizers")
-    promises: list[str | None] = []
+    promises: list[str | None] = [*folder.notes, aside]
     if (checkpoint := folder.resume_from) is not None:
         manifest = on_every_rank(accelerator, lambda: load_checkpoint(checkpoint, state))
-        promises = [
+        if alters_optimizers(folder.changes):
+            renew_optimizers(state.optimizers, state.schedules, config)
+        promises += [
             data_promise(manifest, config, accelerator.num_processes, global_batch_size),
             changed_data(manifest, training),
         ]
         start.end("checkpoint")
-    tracking = open_tracking(config, accelerator, folder, state.step)
+    tracking = on_every_rank(accelerator, lambda: open_tracking(config, accelerator, folder, state.step))
     start.end("trackers")
     processes = Processes(
         accelerator.num_processes, accumulation, str(accelerator.device), accelerator.mixed_precision
@@ -246,22 +331,39 @@ def setup_session(
         global_batch_size,
         accounts,
         StepMeter(counted),
+        saved_at=state.step if is_own(folder) else None,
         start=start,
+        pulse=pulse,
         compilation=compilation,
     )
 
 
+def open_folder(folder: RunFolder, config: TrainingConfig) -> str | None:
+    """Make the run's folder what this start needs, on one rank; returns what should be said about that."""
+    note = set_newer_aside(folder)
+    create_run(folder, to_dict(config))
+    return note
+
+
+def is_own(folder: RunFolder) -> bool:
+    """Whether the run goes on from a checkpoint of its own, rather than branching off from another's or beginning."""
+    return folder.resume_from is not None and folder.resume_from.resolve().parent == folder.checkpoints.resolve()
+
+
 def open_tracking(config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, step: int) -> Tracking:
-    """The log, trackers and progress bar of a run that goes on after `step`."""
-    return Tracking(
-        accelerator,
-        folder.logs,
-        config=to_dict(config),
-        name=config.paths.run_name,
-        start=step,
-        total=config.training.num_iterations,
-        progress_bar=config.tracking.progress_bar,
-    )
+    """The log, trackers and progress bar of a run that goes on after `step`; ConfigError if they cannot be written."""
+    try:
+        return Tracking(
+            accelerator,
+            folder.logs,
+            config=to_dict(config),
+            name=config.paths.run_name,
+            start=step,
+            total=config.training.num_iterations,
+            progress_bar=config.tracking.progress_bar,
+        )
+    except OSError as error:
+        raise ConfigError(writing_problem(error, folder.logs)) from error
 
 
 def setup_dataset(config: TrainingConfig | Mapping[str, Any]) -> tuple[Mixture, ValidationClips | None]:
@@ -318,7 +420,7 @@ def setup_state(
     """
     optimizers, schedules = setup_optimizers(generator, discriminators, config)
     usage = CodebookUsage(len(generator.vq_strides), generator.codebook_size, accelerator.device)
-    return TrainState(
+    state = TrainState(
         accelerator.prepare_model(generator).train(),
         {name: accelerator.prepare_model(module).train() for name, module in discriminators.items()},
         optimizers,
@@ -326,3 +428,6 @@ def setup_state(
         usage,
         accelerator.scaler or GradScaler(enabled=False),
     )
+    if (decay := config.averaging.decay) is not None:  # only now all ranks have the weights of rank 0
+        state.average = WeightAverage(accelerator.unwrap_model(state.generator), decay)
+    return state

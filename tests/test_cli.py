@@ -31,11 +31,13 @@ LAUNCHER = Path(__file__).parent.parent / "launch" / "train.py"
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainingConfig]:
-    """Stands in for the training: collects the configurations it is called with."""
+    """Stands in for the training: collects the configurations it is called with; no path in them is looked for."""
     configs: list[TrainingConfig] = []
     module = types.ModuleType("snac_accel.train")
     module.main = lambda config, **options: configs.append(config)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "snac_accel.train", module)
+    monkeypatch.setattr("snac_accel.cli.training.check_places", lambda config: None)
+    monkeypatch.setattr("snac_accel.resuming.RunClaim.take", lambda claim, config: None)
     for variable in [name for name in os.environ if name.startswith("SNAC_ACCEL_")]:
         monkeypatch.delenv(variable)
     return configs

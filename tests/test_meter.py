@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -114,3 +117,22 @@ def test_means_go_over_ranks_in_one_call(clock: Clock) -> None:
     scalars = meter.flush(mean)
     assert len(calls) == 1  # a collective per log line, not per loss
     assert (scalars["train/mel"], scalars["train/stft"]) == (11.0, 12.0)
+
+
+def test_a_line_of_the_log_that_was_interrupted_goes_on_exactly() -> None:
+    """Through JSON, with a number that is not finite, as a skipped step leaves it."""
+    straight, before = StepMeter(), StepMeter()
+    for meter in (straight, before):
+        meter.add(report(0.1, counts=[[3, 0], [1, 2]]), waited=0.0, audio_seconds=1.0)
+    before.add(report(float("nan")), waited=0.0, audio_seconds=1.0)
+    straight.add(report(float("nan")), waited=0.0, audio_seconds=1.0)
+    after = StepMeter()
+    after.go_on(json.loads(json.dumps(before.sums(), allow_nan=False)), torch.device("cpu"))
+    assert after.sums() == before.sums()
+    for meter in (straight, after):
+        meter.add(report(0.7, counts=[[0, 4], [2, 2]]), waited=0.0, audio_seconds=1.0)
+    assert after.sums() == straight.sums()
+    ours, theirs = straight.flush(lambda means: means), after.flush(lambda means: means)
+    for name in ours.keys() | theirs.keys():
+        if not name.startswith(("time/", "throughput/")):
+            assert ours[name] == theirs[name] or math.isnan(ours[name]) and math.isnan(theirs[name]), name

@@ -139,7 +139,7 @@ def test_a_profile_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
     said: list[str] = []
     profiler = StepProfiler((0, 1), tmp_path / "file" / "profile", say=said.append)
     assert list(profiler.follow("a", lambda: 0)) == ["a"]
-    assert said == [f"warning: the profile cannot be written to {tmp_path}/file/profile: File exists"]
+    assert said == [f"warning: the profile cannot be written to {tmp_path}/file/profile: Not a directory"]
 
 
 def test_without_a_range_the_items_pass_untouched(tmp_path: Path) -> None:

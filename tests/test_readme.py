@@ -20,6 +20,7 @@ from snac_accel import cli
 from snac_accel.cli.doctor import doctor_parser
 from snac_accel.cli.flags import config_parser, read_config
 from snac_accel.cli.prepare import prepare_parser
+from snac_accel.cli.runs import runs_parser, watch_parser
 from snac_accel.config import DATASET_CONFIGS, MODEL_CONFIGS, TrainingConfig, describe_model
 from snac_accel.config.text import ENVIRONMENT_PREFIX
 
@@ -32,6 +33,7 @@ FENCE = re.compile(
 )
 
 
+PLAIN = {"runs": runs_parser, "watch": watch_parser}  # of commands without a configuration
 PARSERS = {"doctor": doctor_parser, "prepare": prepare_parser}  # of commands with flags of their own
 
 
@@ -89,6 +91,9 @@ def read(arguments: list[str]) -> TrainingConfig | None:
         return None
     if command == "export":
         assert len(flags) == 2
+        return None
+    if command in PLAIN:
+        PLAIN[command]().parse_known(flags)
         return None
     parser = PARSERS[command]() if command in PARSERS else config_parser(command, "")
     return read_config(parser.parse_known(flags))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 import pytest
 
 from snac_accel import run_folder
-from snac_accel.checkpoint import FORMAT
+from snac_accel.changes import HARMLESS, HARMLESS_SECTIONS, find_changes
+from snac_accel.changes import refused as not_allowed
 from snac_accel.config import load_config, to_dict
 from snac_accel.errors import CheckpointError, ConfigError, UserError
-from snac_accel.files import write_json
-from snac_accel.run_folder import RunFolder, choose_run, create_run, harmful_change
+from snac_accel.resuming import choose_run, set_newer_aside
+from snac_accel.run_folder import RunFolder, create_run
+from snac_accel.stored import sealed
 
 
 def open_run(settings: dict[str, Any]) -> RunFolder:
     """As `train.main` does: decide, then create."""
     folder = choose_run(settings)
+    set_newer_aside(folder)
     create_run(folder, settings)
     return folder
 
@@ -48,7 +52,7 @@ def checkpoint_in(folder: Path, step: int) -> Path:
     path = folder / f"step_{step:08d}"
     path.mkdir(parents=True)
     facts = {"step": step, "config_hash": "", "world_size": 1, "global_batch_size": 1}
-    write_json(path / "manifest.json", {"format": FORMAT, **facts, "files": {}})
+    (path / "manifest.json").write_bytes(sealed({"format": 3, **facts, "files": {}}))
     return path
 
 
@@ -190,21 +194,21 @@ def test_another_run_is_refused_in_a_named_folder_and_gets_a_fresh_one_otherwise
     first = open_run(config())
     other = open_run(config(**change))
     assert other.root.resolve() != first.root.resolve() and other.resume_from is None
+    assert re.search(name, other.notes[0]) and str(first.root) in other.notes[0]
 
 
 def test_every_setting_of_the_model_and_the_data_order_is_harmful() -> None:
     """What is harmless is a short list of names that exist; everything else counts."""
     settings = config()
     names = {f"{section}.{key}" for section, values in settings.items() for key in values}
-    assert names >= run_folder.HARMLESS
-    assert not {
-        name for name in run_folder.HARMLESS if name.startswith(("model", "losses", "optimizer", "discrim"))
-    }
+    assert names >= HARMLESS
+    assert not {name for name in HARMLESS if name.startswith(("model", "losses", "optimizer", "discrim"))}
     for name in sorted(names):
         section, key = name.split(".")
         changed = {**settings, section: {**settings[section], key: "something else"}}
-        harmless = name in run_folder.HARMLESS or section in run_folder.HARMLESS_SECTIONS
-        assert (harmful_change(settings, changed) is None) is harmless, name
+        harmless = name in HARMLESS or section in HARMLESS_SECTIONS
+        assert (not not_allowed(find_changes(settings, changed), ())) is harmless, name
+        assert not not_allowed(find_changes(settings, changed), [name]), name
 
 
 # Named folders
@@ -293,7 +297,102 @@ def test_an_older_checkpoint_can_be_named(here: Path) -> None:
     first = open_run(config())
     older = checkpoint_in(first.checkpoints, 8)
     checkpoint_in(first.checkpoints, 9)
-    assert open_run(config(checkpoint__resume=str(older))).resume_from == older
+    settings = config(checkpoint__resume=str(older))
+    assert open_run(settings).resume_from == older
+    # What was newer is kept, but is not what the run goes on from the next time.
+    assert [path.name for path in first.checkpoints.rglob("step_*")] != ["step_00000008"]
+    assert not (first.checkpoints / "step_00000009").exists()
+    again = open_run(config())
+    assert again.resume_from is not None and again.resume_from.resolve() == older.resolve()
+
+
+def test_the_same_command_goes_on_from_what_it_has_saved_since(here: Path) -> None:
+    """As a scheduler gives it: it must not go back to the old checkpoint every time."""
+    first = open_run(config())
+    older = checkpoint_in(first.checkpoints, 8)
+    checkpoint_in(first.checkpoints, 20)
+    settings = config(checkpoint__resume=str(older))
+    assert open_run(settings).resume_from == older
+    since = checkpoint_in(first.checkpoints, 9)
+    again = open_run(settings)
+    assert again.resume_from is not None and again.resume_from.resolve() == since.resolve()
+    assert "followed before" in again.notes[-1]
+    assert open_run(config()).resume_from is not None  # auto forgets it, so that one can go back again
+    assert open_run(settings).resume_from == older
+
+
+def test_what_was_set_aside_is_gone_on_with_in_a_branch(here: Path) -> None:
+    first = open_run(config())
+    older = checkpoint_in(first.checkpoints, 8)
+    checkpoint_in(first.checkpoints, 9)
+    open_run(config(checkpoint__resume=str(older)))
+    (aside,) = first.checkpoints.glob("set_aside/*/step_00000009")
+    refused(config(checkpoint__resume=str(aside)), "demo-2026-000 already holds a run", here)
+    folder = open_run(config(checkpoint__resume=str(aside), paths__run_dir="branch"))
+    assert (folder.root, folder.resume_from) == (Path("branch"), aside)
+
+
+def test_a_damaged_checkpoint_that_was_named_is_refused(here: Path) -> None:
+    first = open_run(config())
+    older, newer = checkpoint_in(first.checkpoints, 8), checkpoint_in(first.checkpoints, 9)
+    (newer / "manifest.json").write_text("{")
+    refused(config(checkpoint__resume=str(newer)), "step_00000009", here, CheckpointError)
+    folder = open_run(config())
+    assert folder.resume_from is not None and folder.resume_from.resolve() == older.resolve()
+    assert "step_00000009/manifest.json" in folder.notes[0] and "falling back" in folder.notes[0]
+
+
+def test_only_damaged_checkpoints_are_not_begun_anew_beside(here: Path) -> None:
+    first = open_run(config(paths__run_dir="mine"))
+    (checkpoint_in(first.checkpoints, 8) / "manifest.json").write_text("{")
+    words = "step_00000008/manifest.json .*no checkpoint in mine/checkpoints is intact"
+    refused(config(paths__run_dir="mine"), words, here, CheckpointError)
+
+
+def test_changes_are_shown(here: Path) -> None:
+    first = open_run(config(paths__run_dir="mine"))
+    checkpoint_in(first.checkpoints, 8)
+    settings = config(paths__run_dir="mine", training__num_iterations=7, data__num_workers=0, losses__mel=1.0)
+    refused(settings, r"losses.mel was 0.0, is 1.0\).*--checkpoint.allow_changes losses.mel", here)
+    settings["checkpoint"]["allow_changes"] = ["losses.mel"]
+    folder = open_run(settings)
+    lines = folder.notes[-1].splitlines()
+    assert lines[0].startswith("settings changed since mine/checkpoints/step_00000008")
+    assert {line.split(":")[0].strip() for line in lines[1:]} == {
+        "training.num_iterations", "data.num_workers", "losses.mel"
+    }  # fmt: skip
+    assert "losses.mel: 0.0 -> 1.0  (allowed)" in folder.notes[-1]
+    settings = config(paths__run_dir="mine", losses__mel=1.0)  # that is what the run has now
+    assert open_run(settings).resume_from is not None
+
+
+def test_a_setting_that_an_older_version_did_not_have_had_its_default(here: Path) -> None:
+    first = open_run(config(paths__run_dir="mine"))
+    saved = saved_config(first)
+    del saved["losses"]["mel"], saved["losses"]["stft"], saved["guards"]
+    (first.root / "config.json").write_text(json.dumps(saved))
+    assert open_run(config(paths__run_dir="mine")).root == first.root
+    (first.root / "config.json").write_text(json.dumps(saved))
+    refused(config(paths__run_dir="mine", losses__mel=1.0), "losses.mel", here)
+
+
+def test_a_changed_checkpoint_dir_does_not_lose_the_checkpoints(here: Path) -> None:
+    first = open_run(config(paths__run_dir="mine"))
+    checkpoint_in(first.checkpoints, 8)
+    settings = config(paths__run_dir="mine", paths__checkpoint_dir="elsewhere")
+    refused(settings, "checkpoints of mine are in mine/checkpoints, not in elsewhere", here)
+    first.checkpoints.rename("elsewhere")
+    folder = open_run(settings)
+    assert folder.resume_from == Path("elsewhere/step_00000008")
+
+
+def test_a_changed_checkpoint_dir_of_another_run_is_refused(here: Path) -> None:
+    other = open_run(config(paths__run_dir="other", model__codebook_size=512))
+    path = checkpoint_in(other.checkpoints, 8)
+    (path / "config.json").write_text((other.root / "config.json").read_text())
+    open_run(config(paths__run_dir="mine"))
+    settings = config(paths__run_dir="mine", paths__checkpoint_dir="other/checkpoints")
+    refused(settings, "other/checkpoints holds another run .model.codebook_size", here)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "runs", "empty"])
@@ -330,7 +429,9 @@ def test_a_run_may_branch_off_into_a_folder_of_its_own(here: Path) -> None:
     assert (folder.root, folder.resume_from) == (Path("branch"), path)
     assert contents(first.root) == before
     assert open_run(settings) == folder  # it had not saved yet: the same command again
-    checkpoint_in(folder.checkpoints, 9)
+    own = checkpoint_in(folder.checkpoints, 9)
+    assert open_run(settings).resume_from == own  # the same command goes on with its own
+    settings["checkpoint"]["resume"] = str(checkpoint_in(first.checkpoints, 7))
     refused(settings, "branch already holds a run", here)
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from test_train import tiny_config
 from tiny import make_state
 
-from snac_accel import checkpoint
+from snac_accel import stored
 from snac_accel.checkpoint import save_checkpoint, verify_checkpoint
 from snac_accel.cli import COMMANDS
 from snac_accel.errors import CheckpointError
@@ -143,17 +143,17 @@ def settled(tmp_path: Path, make_accelerator: Callable[..., Accelerator]) -> Ite
     path = save_checkpoint(tmp_path, make_state(make_accelerator()), config={}, config_hash="0")
     for file in path.iterdir():
         os.utime(file, (time.time() - 60, time.time() - 60))
-    checkpoint._known_sha256.cache_clear()
+    stored._known_sha256.cache_clear()
     yield path
-    checkpoint._known_sha256.cache_clear()
+    stored._known_sha256.cache_clear()
 
 
 def test_a_checkpoint_is_read_once_and_a_change_is_still_seen(
     settled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    real = checkpoint.sha256
-    monkeypatch.setattr(checkpoint, "sha256", lambda file: read.append(file) or real(file))
+    real = stored.sha256
+    monkeypatch.setattr(stored, "sha256", lambda file: read.append(file) or real(file))
     for _ in range(2):
         verify_checkpoint(settled)
     assert (

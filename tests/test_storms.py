@@ -13,35 +13,65 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from tiny import make_state
 
-from snac_accel.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from snac_accel.checkpoint import (
+    Retention,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    write_snapshot,
+)
 from snac_accel.config import SETTINGS, load_config
 from snac_accel.config.text import nest
 from snac_accel.errors import ConfigError
+from snac_accel.saving import Saver
 from snac_accel.state import TrainState
 
 few_or_many = pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=pytest.mark.torture)])
 
 
 def save_for_ever(folder: Path, state: TrainState, keep_last: int, acknowledged: Connection) -> None:
-    """Save step after step, reporting each one that `save_checkpoint` has returned from."""
+    """Save step after step, and now and then a step again, reporting each one that `save_checkpoint` has returned from."""
     while True:
         save_checkpoint(folder, state, config={}, config_hash="", keep_last=keep_last)
         acknowledged.send(state.step)
+        state.step += state.counters["bad_clips"] % 3 != 0
+        state.count("bad_clips")
+
+
+def save_for_ever_behind(folder: Path, state: TrainState, keep_last: int, acknowledged: Connection) -> None:
+    """The same in the background, while the weights change."""
+    facts = {"config_hash": "", "world_size": 1, "global_batch_size": 1}
+    saver = Saver(
+        lambda taken: write_snapshot(folder, taken, {}, facts, Retention(keep_last)),
+        lambda outcome: acknowledged.send(outcome.step),
+    )
+    while True:
+        saver.start(state)
+        with torch.no_grad():
+            for tensor in state.generator.state_dict().values():
+                tensor.add_(1)
         state.step += 1
 
 
 @few_or_many
-@pytest.mark.parametrize("keep_last", [1, 2])
+@pytest.mark.parametrize("keep_last", [1, 2, 3])
+@pytest.mark.parametrize("save_on", [save_for_ever, save_for_ever_behind])
 def test_a_kill_while_saving_never_costs_an_acknowledged_checkpoint(
-    rounds: int, keep_last: int, tmp_path: Path, make_accelerator: Callable[..., Accelerator]
+    rounds: int,
+    keep_last: int,
+    save_on: Callable[..., None],
+    tmp_path: Path,
+    make_accelerator: Callable[..., Accelerator],
 ) -> None:
     state, fork = make_state(make_accelerator()), multiprocessing.get_context("fork")
     for seed in range(rounds):
         receiver, sender = fork.Pipe(duplex=False)
-        child = fork.Process(target=save_for_ever, args=(tmp_path, state, keep_last, sender))
+        child = fork.Process(target=save_on, args=(tmp_path, state, keep_last, sender))
         child.start()
         acknowledged = receiver.recv()  # one save is complete
         time.sleep(random.Random(seed).uniform(0, 0.3))
@@ -52,6 +82,7 @@ def test_a_kill_while_saving_never_costs_an_acknowledged_checkpoint(
             acknowledged = receiver.recv()
         newest = newest_checkpoint(tmp_path)
         assert newest is not None and load_checkpoint(newest, state)["step"] >= acknowledged
+        assert len(list_checkpoints(tmp_path)) <= keep_last + 1
         state.step += 1
 
 

@@ -60,9 +60,8 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def losses(run: Path) -> dict[int, dict[str, float]]:
     """Every logged number that does not depend on the clock, by step."""
-    return {
-        row["step"]: {k: v for k, v in row.items() if not k.startswith(("time", "throughput", "unix"))} for row in rows(run)
-    }
+    clocked = ("time", "throughput", "unix", "goodput")
+    return {row["step"]: {k: v for k, v in row.items() if not k.startswith(clocked)} for row in rows(run)}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from .. import __version__
 from ..errors import ConfigError, UserError
+from ..redaction import redact, redact_program
 
 EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -34,12 +35,13 @@ class Command(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code, after one line on stderr if the user should change something."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    redact_program()
     try:
         return _run(arguments)
     except UserError as error:
         from ..config.messages import one_line
 
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"error: {redact(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -84,6 +86,10 @@ COMMANDS = {
         "prepare",
         "prepare",
         "Turn the data into shards of equal size, parquet or WebDataset, that stream well; goes on if it was stopped.",
+    ),
+    "runs": Command("runs", "runs", "List runs: state, step, best validation, goodput."),
+    "watch": Command(
+        "runs", "watch", "Show where a run is; exit code 1 if nobody works on it, though somebody should."
     ),
     "show-config": Command(
         "training", "show_config", "Print the configuration that `train` would run with, ready for --config."

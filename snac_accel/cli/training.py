@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import to_dict, to_yaml
-from ..environment import check_launcher
-from ..signals import end_as_init, end_with_launcher
+from ..config.places import check_places
+from ..environment import check_launcher, complete_ranks
+from ..resuming import RunClaim
+from ..signals import end_with_launcher, ending_at_once
 from ..stopwatch import process_start
 from .flags import ConfigParser, config_parser, read_config
 
@@ -19,14 +21,19 @@ EXIT_OK = 0
 def train(arguments: Sequence[str]) -> int:
     """Train a model; with no flags, the published 24 kHz model on LJ Speech."""
     parser = config_parser("train", "Train SNAC. With no flags: the published 24 kHz model on LJ Speech.")
-    end_as_init()
-    config = read_config(parser.parse_known(arguments))
-    check_launcher(config, os.environ)  # `train_main` asks again, but only with torch loaded
-    end_with_launcher()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
-    from ..train import main as train_main  # loads torch, so only once the configuration is known to be right
+    claim = RunClaim()
+    with ending_at_once(claim.release), claim:
+        config = read_config(parser.parse_known(arguments))
+        check_launcher(config, os.environ)  # `train_main` asks again, but only with torch loaded
+        if os.environ.get("WORLD_SIZE", "1") == "1":  # of several processes, all must learn what one of them lacks
+            check_places(config)
+        end_with_launcher()
+        if complete_ranks(dict(os.environ)) == 1:  # of several, all meet first and are then told what is wrong
+            claim.take(to_dict(config))
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
+        from ..train import main as train_main  # loads torch, so only once the configuration is known to be right
 
-    return train_main(config, started=process_start()) or EXIT_OK
+        return train_main(config, started=process_start(), claim=claim) or EXIT_OK
 
 
 def show_config(arguments: Sequence[str]) -> int:

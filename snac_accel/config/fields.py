@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+from ..redaction import holds_credentials
 
 
 class Section(BaseModel):
@@ -25,6 +27,17 @@ def _tuple_from_list(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _without_credentials(text: str) -> str:
+    """The text itself; refuses one with a password or key, since settings are written beside the run and into trackers."""
+    if holds_credentials(text):
+        raise PydanticCustomError(
+            "credentials",
+            "should hold no user name, password or key, which would be written beside the run: leave them to where the "
+            "client looks, such as HF_TOKEN, AWS_SECRET_ACCESS_KEY or the configuration of fsspec",
+        )
+    return text
+
+
 Item = TypeVar("Item")
 # JSON and YAML give lists; tuples keep a frozen section really frozen.
 Pair = Annotated[tuple[Item, Item], BeforeValidator(_tuple_from_list)]
@@ -35,11 +48,11 @@ LIMIT = 2**31  # above any sensible count, below what a C integer or a seed take
 
 Count = Annotated[int, Field(ge=1, lt=LIMIT)]
 CountOrZero = Annotated[int, Field(ge=0, lt=LIMIT)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Name = Annotated[
-    str, Field(min_length=1, pattern=r"^[^\x00-\x1f]+$")
-]  # of a folder, repository, split or column
+Name = Annotated[  # of a folder, address, repository, split or column
+    str, Field(min_length=1, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_without_credentials)
+]
 
 
 def inconsistent(setting: str, value: Any, problem: str) -> PydanticCustomError:

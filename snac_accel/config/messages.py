@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ..redaction import mask_addresses
 from .data import SourceSettings
 from .schema import SETTINGS
 
@@ -122,9 +123,9 @@ def dotted(location: Iterable[int | str]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as JSON writes it, shortened; values that JSON cannot write by their type."""
+    """A value as JSON writes it, shortened, without passwords in addresses; values that JSON cannot write by their type."""
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = mask_addresses(json.dumps(value, ensure_ascii=False, default=str))
     except (TypeError, ValueError, RecursionError):
         text = f"<{type(value).__name__}>"
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import get_args, get_origin
 
@@ -11,7 +12,9 @@ from pydantic.fields import FieldInfo
 from .adversaries import DiscriminatorSettings
 from .data import DataSettings
 from .fields import Section, inconsistent
+from .guards import GuardSettings
 from .model import ModelSettings
+from .running import AveragingSettings, StoppingSettings
 from .sections import (
     CheckpointSettings,
     CodebookSettings,
@@ -28,6 +31,7 @@ from .sections import (
 _ROUNDING_WORTH_SAYING = 0.001  # seconds
 # Samples: the longest window of the spectral losses is 2048, and they reflect half of it at the ends.
 _SPECTRA_NEED = 1025
+ANYTHING = ("true", "all")  # of checkpoint.allow_changes
 
 
 class TrainingConfig(Section):
@@ -51,6 +55,15 @@ class TrainingConfig(Section):
     )
     performance: PerformanceSettings = Field(
         default=PerformanceSettings(), description="Time and memory of a step."
+    )
+    guards: GuardSettings = Field(
+        default=GuardSettings(), description="What is done about steps whose numbers are wrong."
+    )
+    averaging: AveragingSettings = Field(
+        default=AveragingSettings(), description="A moving average of the generator's weights."
+    )
+    stopping: StoppingSettings = Field(
+        default=StoppingSettings(), description="When a run saves and leaves by itself."
     )
     distributed: DistributedSettings = Field(
         default=DistributedSettings(), description="How the processes of a run work together."
@@ -87,7 +100,15 @@ class TrainingConfig(Section):
         self._check_losses()
         self._check_segment()
         self._check_profile()
+        self._check_allowed()
         return self
+
+    def _check_allowed(self) -> None:
+        for name in self.checkpoint.allow_changes:
+            if name not in SETTINGS and name not in ANYTHING:
+                near = difflib.get_close_matches(name, SETTINGS, n=1)
+                advice = f"did you mean {near[0]}?" if near else "should be dotted names, or true for all of them"
+                raise inconsistent("checkpoint.allow_changes", name, f"no such setting; {advice}")
 
     def _check_profile(self) -> None:
         steps, last = self.tracking.profiled_steps, self.training.num_iterations

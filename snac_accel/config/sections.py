@@ -170,7 +170,22 @@ class CheckpointSettings(Section):
         default="auto",
         description="auto (newest of this run's folder, if any), never, or a checkpoint folder.",
     )
-    keep_last: Count = Field(default=3, description="Checkpoints kept.")
+    allow_changes: AnyNumber[Name] = Field(
+        default=(),
+        description="Settings by dotted name that may differ from those of the run that goes on, though they change "
+        "what is trained; true: all of them.",
+    )
+    keep_last: Count = Field(default=3, description="Newest checkpoints kept.")
+    keep_every: Count | None = Field(
+        default=None, description="Steps: checkpoints of multiples of it are kept too, for ever; null: none."
+    )
+    keep_best: CountOrZero = Field(
+        default=0,
+        description="Checkpoints kept that were best on the held-out clips; above 0 a new best one is saved at once.",
+    )
+    max_failed_saves: Count = Field(
+        default=3, description="Saves in a row that may fail, on a full disk for instance, before the run ends."
+    )
 
 
 class TrackingSettings(Section):

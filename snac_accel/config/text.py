@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from ..errors import ConfigError
 from .data import SourceSettings
 from .files import parse_yaml
-from .messages import show, unknown_setting
+from .messages import nearest, show, unknown_setting
 from .schema import SETTINGS
 
 ENVIRONMENT_PREFIX = "SNAC_ACCEL_"
@@ -89,6 +89,7 @@ def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Nested settings from variables such as SNAC_ACCEL_TRAINING__LEARNING_RATE; the others are not ours."""
     settings: dict[str, Any] = {}
     for variable, word in environment.items():
+        _check_underscores(variable)
         if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable:
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
             try:
@@ -96,3 +97,15 @@ def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             except ConfigError as error:
                 raise ConfigError(f"environment variable {variable}: {error}") from None
     return nest(settings)
+
+
+def _check_underscores(variable: str) -> None:
+    """Refuse SNAC_ACCEL_TRAINING_SEED, which would be passed over; variables that begin with no section may be anybody's."""
+    section, _, setting = variable.removeprefix(ENVIRONMENT_PREFIX).partition("_")
+    if not variable.startswith(ENVIRONMENT_PREFIX) or "__" in variable or section.lower() not in SETTINGS or not setting:
+        return
+    near = nearest(f"{section}.{setting}".lower(), SETTINGS)
+    meant = (near or f"{section}.{setting}").upper().replace(".", "__")
+    raise ConfigError(
+        f"environment variable {variable}: two underscores stand for the dot; did you mean {ENVIRONMENT_PREFIX}{meant}?"
+    )

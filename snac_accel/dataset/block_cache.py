@@ -21,7 +21,7 @@ import pyarrow
 from filelock import FileLock, Timeout
 
 from ..errors import DataError
-from ..files import TEMPORARY_PREFIX
+from ..files import TEMPORARY_PREFIX, free_bytes
 
 DEFAULT_BYTES = 10 * 10**9
 AHEAD_WAIT_SECONDS = 15.0  # for a lock, by what is fetched ahead
@@ -123,8 +123,11 @@ class BlockCache:
             lock.release()
 
     def _unwritable(self, error: OSError) -> DataError:
-        reason = error.strerror or str(error)
-        return DataError(f"{self.folder}, where parts of the stream are kept, cannot be written: {reason}; set data.cache_dir")
+        reason, free = error.strerror or str(error), free_bytes(self.folder)
+        room = "" if free is None else f" ({free} bytes free)"
+        return DataError(
+            f"{self.folder}, where parts of the stream are kept, cannot be written: {reason}{room}; set data.cache_dir"
+        )
 
     def _shrink(self, keep: str) -> None:
         """Remove the blocks read longest ago until the rest fits."""

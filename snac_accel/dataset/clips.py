@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..audio import AudioError
 from ..errors import DataError
+from ..redaction import nameable
 from .network import NetworkError, is_address, is_network_failure, open_address, without_protocol
 
 
@@ -65,6 +66,8 @@ def read_source(clip: RawClip) -> str | bytes | BinaryIO:
 
 def clip_name(path: str, root: str | Path | None) -> str:
     """Return the part of a path that is the same wherever the data lie: no root, cache folder or address."""
+    if ":/" in path:
+        path = nameable(path)
     if root is not None and path.startswith(f"{root}/"):
         return path[len(str(root)) + 1 :]
     if is_address(path):

@@ -8,7 +8,6 @@ and adds its columns; metadata in another layout (LJSpeech's, for example) is le
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ import datasets
 import pyarrow.parquet
 
 from ..errors import DataError
+from ..plain_json import parse_json
+from .manifest_rows import lines_of
 
 # What libsndfile decodes. The second row it does not: such files are listed all the same, and reported as bad
 # when they are opened.
@@ -105,8 +106,11 @@ def _metadata_rows(path: Path) -> list[dict[str, object]]:
         return table.to_pylist() if "file_name" in table.column_names else []
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".jsonl":
-            return [row for row in map(json.loads, filter(str.strip, file)) if "file_name" in row]
-        reader = csv.DictReader(file, restkey="", restval="")
+            rows = [parse_json(line) for line in lines_of(str(path), file) if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line is no JSON object")
+            return [row for row in rows if "file_name" in row]
+        reader = csv.DictReader(lines_of(str(path), file), restkey="", restval="")
         return list(reader) if "file_name" in (reader.fieldnames or ()) else []
 
 

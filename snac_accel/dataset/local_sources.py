@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import datasets
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from ..errors import DataError
+from ..plain_json import read_json
 from .clips import Clips
 from .common_voice import is_common_voice, open_common_voice
 from .folder import is_audio, list_files, open_audio_folder
@@ -18,6 +20,7 @@ from .opening import Request, as_table, open_parquet, pick_loaded, prepare_split
 from .tars import open_tars
 
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
+MAX_STATE_BYTES = 64 * 2**20  # of the list of files of `save_to_disk`
 FILE_SUFFIXES = (*BUILDERS, *MANIFEST_SUFFIXES, ".tar")
 
 
@@ -26,6 +29,7 @@ def open_local(request: Request, local: Path) -> Clips:
     if local.is_file():
         return _open_file(request, local)
     if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
+        _check_saved(local)
         return as_table(request, pick_loaded(request, datasets.load_from_disk(str(local))), str(local))
     if is_common_voice(local):
         rows = open_common_voice(local, request.split, request.configuration)
@@ -60,7 +64,31 @@ def _open_folder(request: Request, folder: Path, files: list[str]) -> Clips:
             f"{request.path!r} holds no audio files (wav, flac, ogg, opus, mp3 …), parquet, arrow, tar or JSON lines"
         )
     builder = datasets.load_dataset_builder(str(folder), name=request.configuration)
+    for names in (builder.config.data_files or {}).values():  # the README of a folder may list others
+        _check_inside(folder, [os.path.relpath(name, folder) for name in names])
     return _open_tables(request, builder, str(folder))
+
+
+def _check_saved(folder: Path) -> None:
+    """Raise DataError unless what `save_to_disk` wrote names files in its own folders alone."""
+    try:
+        splits = [folder]
+        if (folder / "dataset_dict.json").is_file():
+            names = [str(name) for name in read_json(folder / "dataset_dict.json")["splits"]]
+            _check_inside(folder, names)
+            splits = [folder / name for name in names]
+        for split in splits:
+            files = read_json(split / "state.json", MAX_STATE_BYTES)["_data_files"]
+            _check_inside(split, [str(file["filename"]) for file in files])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{str(folder)!r} is no folder of `save_to_disk`: {' '.join(str(error).split())[:100]}") from error
+
+
+def _check_inside(folder: Path, names: list[str]) -> None:
+    """Raise DataError for a relative name that leads out of the folder."""
+    for name in names:
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+            raise DataError(f"{str(folder)!r} names {name[:60]!r}, which lies outside of it")
 
 
 def _open_tables(request: Request, builder: Any, root: str) -> Clips:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..plain_json import parse_json
 from .network import is_address, open_address
 
 DELIMITERS = ",\t;|"
+MAX_LINE = 2**24  # characters
+MAX_JSON = 2**27  # characters of a file that is one JSON value; as JSON lines it may have any size
 
 
 class Row(NamedTuple):
@@ -40,13 +42,14 @@ def read_rows(path: str) -> Iterator[Row]:
 def _csv_rows(path: str, file: io.TextIOBase) -> Iterator[Row]:
     """Yield the rows of a CSV file. In a TSV file quotes are text, as Common Voice and its kin have it."""
     csv.field_size_limit(2**24)
-    header = file.readline()
+    lines = lines_of(path, file)
+    header = next(lines, "")
     if not header.strip():
         return
     is_tsv = path.lower().endswith(".tsv")
     delimiter = "\t" if is_tsv else next((mark for mark in DELIMITERS if mark in header), ",")
     reader = csv.DictReader(
-        chain([header], file),
+        chain([header], lines),
         delimiter=delimiter,
         quoting=csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
         strict=not is_tsv,
@@ -61,21 +64,36 @@ def _csv_rows(path: str, file: io.TextIOBase) -> Iterator[Row]:
 
 def _json_rows(path: str, file: io.TextIOBase) -> Iterator[Row]:
     """Yield the rows of JSON lines, or of one JSON value."""
-    first = next((line for line in file if line.strip()), "")
+    may_be_value = not path.lower().endswith((".jsonl", ".ndjson"))
+    lines = lines_of(path, file, MAX_JSON if may_be_value else MAX_LINE)
+    first = next((line for line in lines if line.strip()), "")
     number = 1
-    if not path.lower().endswith((".jsonl", ".ndjson")) and not _is_object(first):
-        yield from _value_rows(path, json.loads(first + file.read()))
+    if may_be_value and not _is_object(first):
+        text = first + file.read(MAX_JSON + 1 - len(first))
+        if len(text) > MAX_JSON:
+            raise DataError(f"{path!r} is one JSON value of more than {MAX_JSON} characters: give JSON lines, a row on each")
+        yield from _value_rows(path, parse_json(text))
         return
-    for line in chain([first], file):
+    for line in chain([first], lines):
         if line.strip():
             yield Row(f"line {number}", _object(path, number, line))
         number += 1
 
 
+def lines_of(path: str, file: io.TextIOBase, longest: int = MAX_LINE) -> Iterator[str]:
+    """Yield the lines of a file; raise DataError for one so long that it cannot be a row."""
+    number = 0
+    while line := file.readline(longest + 1):
+        number += 1
+        if len(line) > longest:
+            raise DataError(f"{path!r} line {number} has more than {longest} characters")
+        yield line
+
+
 def _is_object(line: str) -> bool:
     """Return whether a line is a whole row: an object, not the columns of a file on one line."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError:
         return False
     return isinstance(value, dict) and not _is_whole(value)
@@ -93,7 +111,7 @@ def _is_whole(value: dict[str, Any]) -> bool:
 
 def _object(path: str, number: int, line: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         raise DataError(f"{path!r} line {number} is no JSON: {' '.join(str(error).split())[:100]}") from error
     if not isinstance(value, dict):

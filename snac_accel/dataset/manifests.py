@@ -104,10 +104,25 @@ def _file_name(path: str, column: str, row: Row, folder: str | None) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{path!r} {row.place} names no file in column {column!r}: {_shown(value)}")
     name = _storable(value.strip())
-    if folder is None or is_address(name) or name.startswith("/"):
+    if folder is None:
         return name
+    if not (address := _address_of(name, folder)):
+        raise DataError(f"{path!r} {row.place} names {name[:60]!r}, which lies outside of where the manifest comes from")
+    return address
+
+
+def _address_of(name: str, folder: str) -> str | None:
+    """Return what a name in a manifest in `folder`, at an address, leads to; None if it may not lead there.
+
+    A repository of the Hub is somebody else's: it may name its own files and those of other servers, none of this machine.
+    """
     protocol, _, place = folder.partition("://")
-    return f"{protocol}://{posixpath.normpath(f'{place}/{name}')}"
+    if is_address(name) or name.startswith("/"):
+        is_local = not is_address(name) or "::" in name or name.lower().startswith(("file:", "local:"))
+        return None if is_local and protocol == "hf" else name
+    owned = 3 if place.startswith(("datasets/", "spaces/")) and protocol == "hf" else 2 if protocol == "hf" else 1
+    target = posixpath.normpath(f"{place}/{name}")
+    return f"{protocol}://{target}" if target.split("/")[:owned] == place.split("/")[:owned] else None
 
 
 def _audio_column(path: str, audio_column: str, rows: list[Row]) -> str:

@@ -21,6 +21,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential_jitter
 
 from ..errors import DataError
+from ..redaction import mask_addresses, redact
 
 Result = TypeVar("Result")
 
@@ -92,7 +93,7 @@ def patiently(function: Callable[[], Result], address: str, patience_seconds: fl
         except Exception as error:
             refusals += _status(error) == 403
             if refusals >= MAX_REFUSALS:
-                raise NetworkError(f"{address} is refused (403)") from error
+                raise NetworkError(f"{mask_addresses(address)} is refused (403)") from error
             raise
 
     try:
@@ -100,7 +101,7 @@ def patiently(function: Callable[[], Result], address: str, patience_seconds: fl
     except NetworkError:
         raise
     except Exception as error:  # each file system has errors of its own
-        raise NetworkError(f"{address} cannot be read: {reason(error)}") from error
+        raise NetworkError(f"{mask_addresses(address)} cannot be read: {reason(error)}") from error
 
 
 def open_patiently(function: Callable[[], Result]) -> Result:
@@ -195,8 +196,8 @@ def _retry_after(error: BaseException | None) -> float:
 
 
 def reason(error: BaseException) -> str:
-    """Return the text of an error as one short line, without the query of a signed link, which is a key."""
-    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1", " ".join(str(error).split()))
+    """Return the text of an error as one short line, without tokens, passwords, or the query of a signed link, which is a key."""
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1", redact(" ".join(str(error).split())))
     return (text or type(error).__name__)[:200]
 
 
@@ -216,7 +217,7 @@ def fetch(address: str, start: int, end: int) -> bytes:
         file_system, path = _file_system(address)
         content = bytes(_within_limit(file_system, "cat_file", path, start=start, end=end))
     if len(content) > end - start:
-        raise NetworkError(f"{address}: this server gives whole files only, not parts of them: download it")
+        raise NetworkError(f"{mask_addresses(address)}: this server gives whole files only, not parts of them: download it")
     if len(content) != end - start:
         raise OSError(f"{len(content)} bytes came instead of {end - start}")
     return content

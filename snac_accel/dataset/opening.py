@@ -37,10 +37,10 @@ class Request:
     speaker_column: str | None = None
     cache: BlockCache | None = None  # of what is read while training; None: the default one
 
-    def reader(self, root: str | None, rows: Any) -> RowReader:
+    def reader(self, root: str | None, rows: Any, is_foreign: bool) -> RowReader:
         """Return what turns these rows into clips."""
         has_segments = set(SEGMENT_COLUMNS) <= set(rows.column_names or ())
-        return RowReader(self.audio_column, self.speaker_column, root, self.split, has_segments)
+        return RowReader(self.audio_column, self.speaker_column, root, self.split, is_foreign, has_segments)
 
     def pick(self, splits: Mapping[Any, Any]) -> Any:
         """Return the split asked for; raises DataError naming those there are."""
@@ -93,20 +93,22 @@ def open_parquet_files(request: Request, files: Sequence[str], root: str | None)
     return clips
 
 
-def as_table(request: Request, rows: Any, root: str | None, is_manifest: bool = False) -> TableClips:
+def as_table(
+    request: Request, rows: Any, root: str | None, is_manifest: bool = False, is_foreign: bool = False
+) -> TableClips:
     """Return the rows as clips, after checking that the columns exist and hold audio.
 
-    In a manifest `offset` and `duration` name parts of files.
+    In a manifest `offset` and `duration` name parts of files. Foreign rows may name no file of this machine.
     """
     if len(rows) == 0:
         raise DataError(f"{request.path!r} holds no clips in split {request.split!r}")
     segments = SEGMENT_COLUMNS if is_manifest and set(SEGMENT_COLUMNS) <= set(rows.column_names) else ()
     rows = _undecoded(request, rows, rows.column_names, segments)
     _check_audio(request, rows, root)
-    return TableClips(rows, request.reader(root, rows))
+    return TableClips(rows, request.reader(root, rows, is_foreign))
 
 
-def as_stream(request: Request, rows: Any) -> StreamedClips:
+def as_stream(request: Request, rows: Any, is_foreign: bool = True) -> StreamedClips:
     """Return the stream as clips, after the same checks."""
     names = rows.column_names or list(next(iter(rows), {}))
     if not names:
@@ -116,7 +118,7 @@ def as_stream(request: Request, rows: Any) -> StreamedClips:
         request = replace(request, audio_column=audio[0]) if len(audio) == 1 else request
     rows = _undecoded(request, rows, names)
     _check_audio(request, rows, None)
-    return StreamedClips(rows, request.reader(None, rows), request.path)
+    return StreamedClips(rows, request.reader(None, rows, is_foreign), request.path)
 
 
 def _undecoded(request: Request, rows: Any, names: Sequence[str], others: Sequence[str] = ()) -> Any:

@@ -178,7 +178,8 @@ class ParquetClips:
 
     @property
     def _reader(self) -> RowReader:
-        return RowReader(self.audio_column, self.speaker_column, self.root, self.split)
+        is_foreign = self.root is None  # of the Hub
+        return RowReader(self.audio_column, self.speaker_column, self.root, self.split, is_foreign)
 
     def _name(self, block: int, what: str = "clips") -> str:
         facts = [what, *self._file(block), *self._columns]

@@ -46,8 +46,9 @@ def open_hub(request: Request) -> Clips | StreamedClips:
         return _open_manifests(request, files_of_split(request, builder))
     if isinstance(builder, WebDataset) and not request.streaming:  # its own reader needs torchcodec
         return _open_downloaded_tars(request, files_of_split(request, builder))
+    is_folder = isinstance(builder, FolderBasedBuilder)  # whose paths are those of the files themselves
     if not request.streaming:
-        return as_table(request, prepare_split(builder, request), None)
+        return as_table(request, prepare_split(builder, request), None, is_foreign=not is_folder)
     if isinstance(builder, Parquet):
         return open_parquet(request, builder, None)
     if isinstance(builder, FolderBasedBuilder):
@@ -55,7 +56,7 @@ def open_hub(request: Request) -> Clips | StreamedClips:
         if all(map(is_audio, files)):
             return as_table(request, _addresses(files), None)
         builder.BASE_FEATURE = StoredAudio
-    return as_stream(request, builder.as_streaming_dataset(split=request.split))
+    return as_stream(request, builder.as_streaming_dataset(split=request.split), is_foreign=not is_folder)
 
 
 def _open_downloaded_tars(request: Request, addresses: Sequence[str]) -> Clips:

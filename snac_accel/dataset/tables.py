@@ -13,7 +13,9 @@ from typing import Any
 import datasets
 import pyarrow
 import pyarrow.compute
+from huggingface_hub import constants
 
+from ..audio import AudioError
 from .clips import RawClip, clip_name, path_and_bytes
 from .folder import on_disk
 from .network import is_address
@@ -38,6 +40,7 @@ class RowReader:
     speaker_column: str | None
     root: str | None  # where relative paths start: a folder or an address
     split: str
+    is_foreign: bool = False  # written by somebody else: it may name no file of this machine
     has_segments: bool = False  # columns `offset` and `duration`, in seconds, as in NeMo's manifests
 
     def clip(self, row: Mapping[str, Any], index: int | None = None) -> RawClip:
@@ -50,6 +53,8 @@ class RowReader:
             return RawClip(
                 name, content or b"", speaker, segment
             )  # nothing at all: reported as empty when opened
+        if self.is_foreign and not is_address(path) and not _is_downloaded(path):
+            raise AudioError("is a file of this machine, which data of the Hub may not name")
         absolute = path if self.root is None or is_address(path) else on_disk(os.path.join(self.root, path))
         return RawClip(name, absolute, speaker, segment)
 
@@ -111,6 +116,12 @@ class TableClips:
     def digest(self) -> str:
         """Return a hash of all names."""
         return self._digest
+
+
+def _is_downloaded(path: str) -> bool:
+    """Return whether a path leads into the caches of `datasets` and of the Hub's client."""
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    return any(os.path.abspath(path).startswith(f"{os.path.abspath(cache)}{os.sep}") for cache in caches)
 
 
 def segment_of(row: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -7,7 +7,6 @@ an audio suffix, or with the extension that the audio column names. Members that
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -22,9 +21,11 @@ import pyarrow
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..plain_json import parse_json
 from .folder import is_audio
 
 MAX_HEADER_BYTES = 2**20  # of a long name or a pax record; a damaged header may claim the whole shard
+MAX_TEXT_BYTES = 2**20  # of a member with the speaker, or with JSON
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # WebDataset's rule: up to the first dot of the file name
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def _speaker(members: _Members, sample: Sequence[Member], column: str) -> str | 
     for member in sample:
         if member.extension == "json":
             try:
-                fields = json.loads(members.read(member))
+                fields = parse_json(members.read(member).decode("utf-8", "replace"))
             except ValueError:
                 continue
             if isinstance(fields, dict) and fields.get(column) is not None:
@@ -177,8 +178,8 @@ class _Members:
         self.damage = f"the tar {self.file} is {kind} ({_storable(reason)})"
 
     def read(self, member: Member) -> bytes:
-        """Return the bytes of a member, without moving the place of the walk."""
-        return os.pread(self._bytes.fileno(), member.size, member.offset)
+        """Return the bytes of a member that is text, its first megabyte at most, without moving the place of the walk."""
+        return os.pread(self._bytes.fileno(), min(member.size, MAX_TEXT_BYTES), member.offset)
 
 
 def _member(header: tarfile.TarInfo) -> Member | None:

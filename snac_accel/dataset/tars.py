@@ -20,6 +20,7 @@ from .source_errors import no_split
 from .tar_index import Shard, index_tar
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
+MAX_CLIP_BYTES = 2**31  # of a clip, which is read into memory as a whole
 MAX_OPEN_FILES = 64  # per process; a corpus may have more shards than a process may open files
 
 
@@ -70,6 +71,8 @@ class TarClips:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         offset, size = int(self._offsets[index]), int(self._sizes[index])
         path = self.root / self.files[shard]
+        if size > MAX_CLIP_BYTES:
+            raise AudioError(f"has {size / 2**30:.1f} GiB, at most {MAX_CLIP_BYTES // 2**30} are read from a tar")
         try:
             content = self._opened.read(str(path), offset, size)
         except OSError as error:

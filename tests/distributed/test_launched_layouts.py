@@ -108,17 +108,23 @@ def test_two_launched_processes_end_with_the_weights_of_one(folders: tuple[Path,
             assert torch.equal(two[name], tensor), name
 
 
+def story(run: Path) -> list[dict[str, float]]:
+    """What was logged of the training: times and what they come to are each run's own."""
+    told = ("train/", "discriminator/", "codebook/", "data/", "validation/")
+    rows = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
+    found = [{name: row[name] for name in row if name == "step" or name.startswith(told)} for row in rows]
+    return [row for row in found if len(row) > 1]
+
+
 def test_their_logs_tell_the_same_story(folders: tuple[Path, Path]) -> None:
-    one, two = (
-        [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
-        for run in folders
-    )
+    one, two = map(story, folders)
+    assert [row["step"] for row in one] == [row["step"] for row in two]
     for mine, theirs in zip(one, two, strict=True):
         assert mine.keys() == theirs.keys()
         for name in mine:
-            if name.startswith(("train/", "discriminator/", "codebook/", "data/", "step")):
+            if not name.startswith("validation/"):
                 assert theirs[name] == pytest.approx(mine[name], rel=1e-3), name
-        assert theirs["train/learning_rate"] == mine["train/learning_rate"]
+        assert theirs.get("train/learning_rate") == mine.get("train/learning_rate")
 
 
 def test_both_leave_an_export_that_snac_reads(folders: tuple[Path, Path]) -> None:
