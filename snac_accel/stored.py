@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from .errors import CheckpointError
 from .files import sha256
-from .plain_json import parse_json
+from .plain_json import parse_json, read_bounded
 
 FORMAT = 3  # 1 had no place in the data; 2 had no seal, no moving average, no best validation
 READABLE = (2, 3)
@@ -188,13 +188,11 @@ def read_json(file: Path) -> Any:
 
 def _read(file: Path) -> bytes:
     try:
-        with open(file, "rb") as opened:
-            content = opened.read(MAX_JSON_BYTES + 1)
+        return read_bounded(file, MAX_JSON_BYTES)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
-    if len(content) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{file} is too large for what it should hold: more than {MAX_JSON_BYTES} bytes")
-    return content
+    except ValueError as error:
+        raise CheckpointError(f"{file} is too large for what it should hold: {error}") from error
 
 
 def _parse(file: Path, content: bytes) -> Any:

@@ -291,15 +291,9 @@ def setup_session(
     global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
     check_passes(config, training, global_batch_size)
     start.end("optimizers")
-    promises: list[str | None] = [*folder.notes, aside]
-    if (checkpoint := folder.resume_from) is not None:
-        manifest = on_every_rank(accelerator, lambda: load_checkpoint(checkpoint, state))
-        if alters_optimizers(folder.changes):
-            renew_optimizers(state.optimizers, state.schedules, config)
-        promises += [
-            data_promise(manifest, config, accelerator.num_processes, global_batch_size),
-            changed_data(manifest, training),
-        ]
+    notes = [*folder.notes, aside]
+    if folder.resume_from is not None:
+        notes += resume(folder, state, training, config, accelerator, global_batch_size)
         start.end("checkpoint")
     tracking = on_every_rank(accelerator, lambda: open_tracking(config, accelerator, folder, state.step))
     start.end("trackers")
@@ -307,7 +301,7 @@ def setup_session(
         accelerator.num_processes, accumulation, str(accelerator.device), accelerator.mixed_precision
     )
     lines = [introduction(config, generator, discriminators, folder, processes)]
-    lines += [*describe_data(training, config, global_batch_size), *filter(None, promises)]
+    lines += [*describe_data(training, config, global_batch_size), *filter(None, notes)]
     if accelerator.is_main_process:
         lines += map(str, quick_check(training, config))
     start.end("data check")
@@ -336,6 +330,24 @@ def setup_session(
         pulse=pulse,
         compilation=compilation,
     )
+
+
+def resume(
+    folder: RunFolder,
+    state: TrainState,
+    training: Mixture,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    global_batch_size: int,
+) -> list[str | None]:
+    """Load the checkpoint that the run goes on from; returns what should be said about its data, None: nothing. Collective."""
+    checkpoint = folder.resume_from
+    assert checkpoint is not None
+    manifest = on_every_rank(accelerator, lambda: load_checkpoint(checkpoint, state))
+    if alters_optimizers(folder.changes):
+        renew_optimizers(state.optimizers, state.schedules, config)
+    promise = data_promise(manifest, config, accelerator.num_processes, global_batch_size)
+    return [promise, changed_data(manifest, training)]
 
 
 def open_folder(folder: RunFolder, config: TrainingConfig) -> str | None:
