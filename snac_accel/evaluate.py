@@ -7,6 +7,7 @@ by the clip, so the same weights give the same numbers. Shapes: T samples, F_l f
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from .codebook import Reduce, count_codes, identity, perplexity, share_used
 from .files import new_folder, write_bytes
 from .generator import GeneratorOutput, TrainableSNAC
 from .meter import precise
-from .metrics import METRICS, mel_distance
+from .metrics import VALIDATION_METRICS, MetricSum, find_metric, mel_distance
 from .seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class EvaluationStopped(Exception):
 class Evaluation(NamedTuple):
     """Means over held-out clips, and codebook use over all their frames."""
 
-    metrics: dict[str, float]  # by the names of `METRICS`, mean over clips
+    metrics: dict[str, float]  # by name, mean over the clips on which it is defined; not a number if there are none
     perplexity: list[float]  # per level, 1 to K
     share_used: list[float]  # per level, 0 to 1
     num_clips: int
@@ -68,7 +69,7 @@ def evaluate(
     generator: TrainableSNAC,
     clips: Iterable[NamedClip],
     *,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] = VALIDATION_METRICS,
     seed: int = 0,
     reduce: Reduce = identity,
     stopped: Callable[[], bool] = lambda: False,
@@ -79,7 +80,9 @@ def evaluate(
     rank raises EvaluationStopped.
     """
     device = next(generator.parameters()).device
-    sums = torch.zeros(len(metrics) + 3, dtype=precise(device), device=device)  # metrics, samples, clips, broken off
+    chosen = [find_metric(name) for name in metrics]
+    # totals and numbers of clips of the metrics; samples, clips, broken off
+    sums = torch.zeros(2 * len(chosen) + 3, dtype=precise(device), device=device)
     counts = torch.zeros(len(generator.vq_strides), generator.codebook_size, dtype=torch.int64, device=device)
     with evaluation_mode(generator):
         for clip in clips:
@@ -88,16 +91,16 @@ def evaluate(
                 break
             real = clip.audio[None].to(device)  # (1, 1, T)
             output = reconstruct(generator, real, seed=seed, name=clip.name)
-            values = [
-                METRICS[m](real, output.audio, sampling_rate=generator.sampling_rate).total for m in metrics
-            ]
-            sums += torch.tensor([*values, real.shape[-1], 1, 0], dtype=sums.dtype, device=device)
+            found = [metric(real, output.audio, sampling_rate=generator.sampling_rate) for metric in chosen]
+            values = [*(one.total for one in found), *(one.num_clips for one in found), real.shape[-1], 1, 0]
+            sums += torch.tensor(values, dtype=sums.dtype, device=device)
             counts += count_codes(output.codes, generator.codebook_size)
     sums, counts = reduce(sums), reduce(counts)
     *totals, samples, number, broken_off = sums.tolist()
     if broken_off:
         raise EvaluationStopped
-    means = {name: total / max(number, 1) for name, total in zip(metrics, totals, strict=True)}
+    pairs = zip(totals[: len(chosen)], totals[len(chosen) :], strict=True)
+    means = {name: MetricSum(*pair).mean() for name, pair in zip(metrics, pairs, strict=True)}
     used = share_used(counts).tolist()
     return Evaluation(
         means, perplexity(counts).tolist(), used, int(number), samples / generator.sampling_rate
@@ -128,7 +131,7 @@ def level_information(generator: TrainableSNAC, clips: Iterable[NamedClip], *, s
                     ..., : real.shape[-1]
                 ]
                 shuffled[level] += mel_distance(real, fake, sampling_rate=generator.sampling_rate).total
-    return [total / plain - 1 for total in shuffled]
+    return [total / plain - 1 if plain else math.nan for total in shuffled]
 
 
 def _decode_shuffled(

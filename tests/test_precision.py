@@ -16,7 +16,7 @@ from snac_accel.losses import (
     feature_matching_loss,
     generator_loss,
 )
-from snac_accel.metrics import METRICS
+from snac_accel.metrics import METRICS, VALIDATION_METRICS
 from tiny import make_discriminators, make_generator
 
 LOW = [torch.bfloat16, torch.float16]
@@ -40,7 +40,7 @@ def test_spectral_losses_are_those_of_float32(name: str, dtype: torch.dtype, pai
 
 
 @pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", VALIDATION_METRICS)
 def test_metrics_are_those_of_float32(name: str, dtype: torch.dtype, pair: tuple[Tensor, Tensor]) -> None:
     real, fake = pair
     expected = METRICS[name](real, fake, sampling_rate=16000).total

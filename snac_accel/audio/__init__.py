@@ -8,7 +8,7 @@ from .augmentation import Change, apply_gain, augment, loudness, rotate_phase
 from .decoding import AudioInfo, probe
 from .handles import AudioError
 from .reading import AudioReader
-from .spectra import as_batch, mel_filter_bank, mel_spectrogram, stft, stft_magnitude
+from .spectra import as_batch, hann_window, mel_filter_bank, mel_spectrogram, stft, stft_magnitude
 
 __all__ = [
     "AudioError",
@@ -18,6 +18,7 @@ __all__ = [
     "apply_gain",
     "as_batch",
     "augment",
+    "hann_window",
     "loudness",
     "mel_filter_bank",
     "mel_spectrogram",
