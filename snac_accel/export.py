@@ -63,7 +63,7 @@ def read_weights(source: str, model_config: dict[str, Any]) -> dict[str, Tensor]
     Nothing is unpickled without restriction. Raises CheckpointError, one line, if the source is missing, unreadable, or a
     model with another configuration.
     """
-    config, weights = _read_folder(Path(source)) if Path(source).is_dir() else _read_repository(source)
+    config, weights = read_model(source)
     for key, value in config.items():
         if key not in model_config or key == "latent_dim" and None in (value, model_config[key]):
             continue  # None: a rule of the constructor
@@ -72,6 +72,14 @@ def read_weights(source: str, model_config: dict[str, Any]) -> dict[str, Tensor]
                 f"{source} has {key} = {value}, this run's model.{key} = {model_config[key]}: make them equal"
             )
     return weights
+
+
+def read_model(source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Constructor's arguments, as they stand there, and weights of a snac folder, a checkpoint folder, or a Hub repository.
+
+    Nothing is unpickled without restriction. Raises CheckpointError, one line, if the source is missing or unreadable.
+    """
+    return _read_folder(Path(source)) if Path(source).is_dir() else _read_repository(source)
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

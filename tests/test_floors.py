@@ -67,6 +67,7 @@ FLOORS = {
         "agreement",
         "doctor",
         "environment",
+        "inference",
         "keeping",
         "launching",
         "prepare",

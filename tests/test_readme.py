@@ -21,6 +21,7 @@ from snac_accel.cli.doctor import doctor_parser
 from snac_accel.cli.flags import config_parser, read_config
 from snac_accel.cli.prepare import prepare_parser
 from snac_accel.cli.runs import runs_parser, watch_parser
+from snac_accel.cli.use import decode_parser, encode_parser, reconstruct_parser
 from snac_accel.config import DATASET_CONFIGS, MODEL_CONFIGS, TrainingConfig, describe_model
 from snac_accel.config.text import ENVIRONMENT_PREFIX
 
@@ -33,7 +34,8 @@ FENCE = re.compile(
 )
 
 
-PLAIN = {"runs": runs_parser, "watch": watch_parser}  # of commands without a configuration
+USE = {"encode": encode_parser, "decode": decode_parser, "reconstruct": reconstruct_parser}
+PLAIN = {"runs": runs_parser, "watch": watch_parser, **USE}  # of commands without a configuration
 PARSERS = {"doctor": doctor_parser, "prepare": prepare_parser}  # of commands with flags of their own
 
 

@@ -87,6 +87,11 @@ COMMANDS = {
         "prepare",
         "Turn the data into shards of equal size, parquet or WebDataset, that stream well; goes on if it was stopped.",
     ),
+    "encode": Command("use", "encode", "Turn audio into files of codes; exit code 1 if a clip could not be read."),
+    "decode": Command("use", "decode", "Turn files of codes back into audio; exit code 1 if one could not be decoded."),
+    "reconstruct": Command(
+        "use", "reconstruct", "Turn audio into codes and back, to hear what is left; exit code 1 if a clip could not be read."
+    ),
     "runs": Command("runs", "runs", "List runs: state, step, best validation, goodput."),
     "watch": Command(
         "runs", "watch", "Show where a run is; exit code 1 if nobody works on it, though somebody should."
