@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PeriodDiscriminator,
         STFTDiscriminator,
     )
+    from .hub import push_to_hub
     from .losses import (
         discriminator_loss,
         feature_matching_loss,
@@ -57,6 +58,7 @@ _MODULES = {
         "PeriodDiscriminator",
         "STFTDiscriminator",
     ],
+    "hub": ["push_to_hub"],
     "losses": [
         "discriminator_loss",
         "feature_matching_loss",
@@ -90,6 +92,7 @@ __all__ = [
     "load_config",
     "main",
     "mel_spectrogram_loss",
+    "push_to_hub",
     "save_checkpoint",
     "setup_dataset",
     "setup_models",

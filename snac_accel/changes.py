@@ -18,7 +18,7 @@ HARMLESS = {
     "validation.max_clips", "validation.max_clip_seconds", "validation.num_samples",
 }  # fmt: skip
 HARMLESS_SECTIONS = {
-    "averaging", "checkpoint", "distributed", "guards", "paths", "performance", "stopping", "tracking",
+    "averaging", "checkpoint", "distributed", "guards", "hub", "paths", "performance", "stopping", "tracking",
 }  # fmt: skip
 OPTIMIZER_SETTINGS = {"training.learning_rate", "training.discriminator_learning_rate"}  # and all of optimizer
 MOST_NAMED = 6

@@ -18,7 +18,7 @@ written is a snapshot in host memory, so that training can go on meanwhile (`sav
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ from .errors import CheckpointError
 from .export import write_export
 from .files import can_exchange, free_bytes, make_folder, new_folder, to_json, write_bytes, write_pieces, writing_problem
 from .retention import Retention, rotate, sweep
+from .run_card import run_card
+from .run_folder import root_of
 from .state import TrainState
 from .stored import (
     FORMAT,
@@ -44,6 +46,7 @@ from .stored import (
     list_checkpoints,
     newest_checkpoint,
     path_for,
+    place_of,
     read_json,
     sealed,
     verify_checkpoint,
@@ -236,8 +239,20 @@ def _load_optimizer(optimizer: Optimizer, files: _Files, name: str) -> None:
         ) from error
 
 
-def export_checkpoint(source: Path, folder: Path) -> Path:
-    """Write the snac folder of a run's newest checkpoint, or of one checkpoint: of its moving average, where it has one."""
+def export_checkpoint(
+    source: Path,
+    folder: Path,
+    *,
+    extra: Collection[str] = (),
+    repository: str | None = None,
+    samples: Sequence[str] = (),
+    license: str | None = None,
+) -> Path:
+    """Write the snac folder of a run's newest checkpoint, or of one checkpoint: of its moving average, where it has one.
+
+    `extra` as in `export.write_export`; `repository`, `samples` (paths in it) and `license` are for the card. Returns the
+    checkpoint. Raises CheckpointError, one line, if anything is wrong with it.
+    """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already: give a new folder")
     checkpoint = find_checkpoint(source)
@@ -245,10 +260,17 @@ def export_checkpoint(source: Path, folder: Path) -> Path:
     config = files.json("config.json")
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise CheckpointError(f"{checkpoint / 'config.json'} should hold the section model of a configuration")
-    weights = files.tensors(AVERAGE_FILE if AVERAGE_FILE in files.names else "generator.safetensors")
+    averaged = AVERAGE_FILE in files.names
+    weights = files.tensors(AVERAGE_FILE if averaged else "generator.safetensors")
     weights.pop(NUMBER, None)
+    if license is not None:
+        config["hub"] = {**(config.get("hub") or {}), "license": license}
+    place = place_of(checkpoint)
+    step = 0 if place is None else place.step
+    root = root_of(checkpoint)
+    card = run_card(root, config, step, weights, repository=repository, averaged=averaged, samples=samples)
     try:
-        write_export(folder, config["model"], weights)
+        write_export(folder, config["model"], weights, card=card, extra=extra)
     except OSError as error:
         raise CheckpointError(writing_problem(error, folder)) from error
     return checkpoint

@@ -36,3 +36,7 @@ class LaunchError(UserError):
 
 class TrainingError(UserError):
     """The numbers of the training itself do not allow to go on."""
+
+
+class PublishError(UserError):
+    """A model could not be brought to the Hub."""

@@ -1,14 +1,19 @@
 """The snac folder: what `snac.SNAC.from_pretrained` loads, written and read.
 
-config.json          the constructor's arguments, and nothing else (the stock package passes every key on)
-model.safetensors    weights, float32
-pytorch_model.bin    the same weights as a plain state dict: the only file that the stock package reads
+config.json                   the constructor's arguments, and nothing else (the stock package passes every key on)
+model.safetensors             weights, float32
+pytorch_model.bin             the same weights as a plain state dict: the only file that the stock package reads
+README.md                     the model card, where one is given
+model.folded.safetensors      if asked for: weight normalisation folded into plain weights, for converters
+model.weight_g.safetensors    if asked for: the names of older torch, `weight_g` and `weight_v`
 """
 
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +26,30 @@ from torch import Tensor
 from .errors import CheckpointError
 from .files import new_folder, write_bytes, write_json
 from .plain_json import read_json
+from .weight_names import folded, with_current_names, with_old_names
 
 WEIGHT_FILES = (
     "model.safetensors",
     "generator.safetensors",
     "pytorch_model.bin",
 )  # in the order of preference
+CARD_FILE = "README.md"
+EXTRA_FORMS = {"folded": folded, "weight_g": with_old_names}  # model.NAME.safetensors
+EXTRA_FILES = [f"model.{name}.safetensors" for name in EXTRA_FORMS]
 
 
-def write_export(folder: Path, model_config: dict[str, Any], weights: dict[str, Tensor]) -> Path:
-    """Write the snac folder, whole or not at all, over whatever export stood there."""
+def write_export(
+    folder: Path,
+    model_config: dict[str, Any],
+    weights: dict[str, Tensor],
+    *,
+    card: str | None = None,
+    extra: Collection[str] = (),
+) -> Path:
+    """Write the snac folder, whole or not at all, over whatever export stood there.
+
+    `extra` names forms of `EXTRA_FORMS` that are written beside it. The stock package does not look at those.
+    """
     plain = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in weights.items()}
     pickled = io.BytesIO()
     torch.save(plain, pickled)
@@ -38,6 +57,23 @@ def write_export(folder: Path, model_config: dict[str, Any], weights: dict[str, 
         write_json(draft / "config.json", model_config)
         write_bytes(draft / "model.safetensors", safetensors.torch.save(plain, metadata={"format": "pt"}))
         write_bytes(draft / "pytorch_model.bin", pickled.getvalue())
+        for name in extra:
+            tensors = {key: tensor.contiguous() for key, tensor in EXTRA_FORMS[name](plain).items()}
+            write_bytes(draft / f"model.{name}.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
+        if card is not None:
+            write_bytes(draft / CARD_FILE, card.encode())
+    return folder
+
+
+def copy_export(source: Path, folder: Path, card: str) -> Path:
+    """Copy what is meant for others of a snac folder, with `card` where it has none; raises CheckpointError if it is none."""
+    _read_folder(source)
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin", *EXTRA_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    own = source / CARD_FILE
+    (folder / CARD_FILE).write_text(own.read_text(encoding="utf-8") if own.is_file() else card, encoding="utf-8")
     return folder
 
 
@@ -60,8 +96,9 @@ def check_export(folder: Path, model: SNAC, audio: Tensor) -> None:
 def read_weights(source: str, model_config: dict[str, Any]) -> dict[str, Tensor]:
     """Generator weights of a snac folder, a checkpoint folder, or a Hub repository, for a model of `model_config`.
 
-    Nothing is unpickled without restriction. Raises CheckpointError, one line, if the source is missing, unreadable, or a
-    model with another configuration.
+    A repository may be given with a revision, as owner/name@revision. Names are those of snac, also where the file has those
+    of older torch or weight normalisation is folded away. Nothing is unpickled without restriction. Raises CheckpointError,
+    one line, if the source is missing, unreadable, or a model with another configuration.
     """
     config, weights = read_model(source)
     for key, value in config.items():
@@ -71,7 +108,8 @@ def read_weights(source: str, model_config: dict[str, Any]) -> dict[str, Tensor]
             raise CheckpointError(
                 f"{source} has {key} = {value}, this run's model.{key} = {model_config[key]}: make them equal"
             )
-    return weights
+    with torch.device("meta"):
+        return with_current_names(weights, SNAC(**model_config).state_dict())
 
 
 def read_model(source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -88,31 +126,33 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(
             f"{folder} holds no model: expected config.json and one of {', '.join(WEIGHT_FILES)}"
         )
-    return _read_config(folder / "config.json"), _read_tensors(file)
+    return _read_config(folder / "config.json"), read_tensors(file)
 
 
 def _read_repository(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """From the Hub, or from its cache where there is no network."""
     try:
-        config, weights = _download(name, "config.json"), _download(name, "model.safetensors", "pytorch_model.bin")
+        config, weights = download(name, "config.json"), download(name, "model.safetensors", "pytorch_model.bin")
     except Exception as error:  # the client's network library, and so its exceptions, change between versions
         raise CheckpointError(
             f"no folder and no readable Hub repository is named {name!r}: {_first_line(error)}"
         ) from error
-    return _read_config(config), _read_tensors(weights)
+    return _read_config(config), read_tensors(weights)
 
 
-def _download(repository: str, *files: str) -> Path:
-    """The first of `files` that the repository holds."""
+def download(repository: str, *files: str) -> Path:
+    """The first of `files` that the repository, owner/name or owner/name@revision, holds; raises what the client raises."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
+    name, _, revision = repository.partition("@")
+    options: dict[str, Any] = {"revision": revision} if revision else {}
     for file in files[:-1]:
         try:
-            return Path(hf_hub_download(repository, file))
+            return Path(hf_hub_download(name, file, **options))
         except EntryNotFoundError:
             continue
-    return Path(hf_hub_download(repository, files[-1]))
+    return Path(hf_hub_download(name, files[-1], **options))
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -130,7 +170,8 @@ def _read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; raises CheckpointError, one line, if it holds anything else."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)

@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from .agreement import on_first_rank
 from .checkpoint import Snapshot, write_snapshot
 from .config import config_hash, to_dict
+from .publishing import publish_saved
 from .pulse import in_phase
 from .retention import Retention
 from .run_data import training_facts
@@ -55,6 +56,7 @@ def _report(session: Session, outcome: Outcome) -> None:
     """Say how a save ended, and what it took."""
     if outcome.path is not None:
         session.tracking.say(f"step {outcome.step}: saved {outcome.path}")
+        publish_saved(session, outcome.path, outcome.step)
     else:
         limit = session.config.checkpoint.max_failed_saves
         session.tracking.say(

@@ -39,6 +39,7 @@ class Saver:
         self._error: Exception | None = None  # of the program, not of the disk
         self.failed_in_a_row = 0
         self.saved_step: int | None = None  # of the last save that succeeded
+        self.saved_path: Path | None = None  # the same
         self.problem: str | None = None  # of the last save; None: it succeeded
 
     @property
@@ -74,6 +75,7 @@ class Saver:
         self._finished.append(Outcome(taken.step, path, problem, stall, seconds, failed))
         # Only now: `failed_in_a_row` is read while the thread runs.
         self.saved_step = self.saved_step if path is None else taken.step
+        self.saved_path = self.saved_path if path is None else path
         self.problem, self.failed_in_a_row = problem, failed
 
     def poll(self) -> None:

@@ -21,6 +21,7 @@ from .config import TrainingConfig
 from .dataset import Batch, Mixture, ValidationClips
 from .errors import CheckpointError, DataError
 from .generator import TrainableSNAC
+from .hub import Publisher
 from .line_log import LineLog
 from .meter import StepMeter
 from .pace import Pace, slow_rank
@@ -60,6 +61,7 @@ class Session:
     rollbacks: dict[str, int] = field(default_factory=dict)  # how often this process went back to a checkpoint, by name
     bad_samples: LineLog | None = None  # of this rank, once there is one
     saver: Saver | None = None  # on rank 0
+    publisher: Publisher | None = None  # on rank 0, if the run is pushed to the Hub
     saved_at: int | None = None  # step of the last checkpoint, which may still be in writing
     score: dict[str, Any] | None = None  # of the last validation: metric, value, step
     start: Stopwatch = field(default_factory=Stopwatch)  # what the start took

@@ -41,6 +41,7 @@ from .keeping import is_best, open_saver, save, save_now
 from .launching import accumulation_steps, create_accelerator, release
 from .meter import StepMeter, count_step
 from .optimizers import renew_optimizers, setup_optimizers
+from .publishing import open_publisher, publish_finished
 from .pulse import Pulse
 from .report import Processes, introduction
 from .rollback import guards_of, meet_trouble
@@ -110,6 +111,7 @@ def main(
         start.end("checkpoint")
         session = setup_session(config, accelerator, folder, start, pulse)
         stack.callback(session.tracking.close)
+        stack.callback(open_publisher(session))
         stack.callback(open_saver(session))
         take_unlogged(session)
         session.stop = stopping(session, stop)
@@ -191,6 +193,7 @@ def complete(session: Session) -> int:
         return interrupted(session)
     save_now(session)
     finish(session)
+    publish_finished(session)
     return 0
 
 

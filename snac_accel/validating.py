@@ -28,6 +28,7 @@ from .export import check_export, write_export
 from .files import writing_problem
 from .pulse import in_phase
 from .report import results_table
+from .run_card import run_card
 from .session import Session, agree_to_stop
 from .tracking import validations
 
@@ -116,7 +117,12 @@ def _finish(session: Session) -> None:
 def _export(session: Session) -> None:
     model = to_dict(session.config)["model"]
     try:
-        export = write_export(session.folder.export, model, session.generator.state_dict())
+        weights = session.generator.state_dict()
+        card = run_card(
+            session.folder.root, to_dict(session.config), session.state.step, weights,
+            averaged=session.state.average is not None,
+        )  # fmt: skip
+        export = write_export(session.folder.export, model, weights, card=card)
     except OSError as error:
         problem = writing_problem(error, session.folder.export)
         raise CheckpointError(f"{problem}; the checkpoint is saved: snac-accel export {session.folder.root} DIR") from error

@@ -19,6 +19,7 @@ from snac_accel import export
 from snac_accel.errors import CheckpointError
 from snac_accel.export import check_export, read_weights, write_export
 from snac_accel.generator import TrainableSNAC
+from snac_accel.presets import MODEL_CONFIGS
 from tiny import ATTENTION_MODEL, MODEL, ODD_MODEL, differences, make_generator
 
 MODELS = {"tiny": MODEL, "attention": ATTENTION_MODEL, "odd rates": ODD_MODEL}
@@ -52,6 +53,46 @@ def test_the_stock_package_loads_it_with_the_same_codes_and_audio(
     audio, codes = stock(real)
     assert torch.equal(ours.audio, audio)
     assert all(torch.equal(a, b) for a, b in zip(ours.codes, codes, strict=True))
+
+
+@pytest.mark.parametrize("name", ["24khz", "32khz", "44khz", "tiny"])
+def test_the_published_shapes_give_the_same_codes_and_audio_in_the_stock_package(
+    name: str, speech: Tensor, tmp_path: Path
+) -> None:
+    model = MODEL_CONFIGS[name]
+    generator = make_generator(model=model)
+    stock = SNAC.from_pretrained(str(write_export(tmp_path / "export", model, generator.state_dict())))
+    real = speech[:1, :, :7000]
+    with torch.no_grad():
+        torch.manual_seed(1)
+        ours = generator(real)
+        torch.manual_seed(1)
+        audio, codes = stock(real)
+    assert torch.equal(ours.audio, audio)
+    assert all(torch.equal(a, b) for a, b in zip(ours.codes, codes, strict=True))
+
+
+def test_folded_weights_are_what_the_convolutions_take(generator: TrainableSNAC, tmp_path: Path) -> None:
+    folder = write_export(tmp_path / "export", MODEL, generator.state_dict(), extra=["folded", "weight_g"])
+    plain = safetensors.torch.load_file(folder / "model.folded.safetensors")
+    convolutions = {name: module.weight for name, module in generator.named_modules() if hasattr(module, "parametrizations")}
+    assert convolutions and all(torch.equal(plain[f"{name}.weight"], weight) for name, weight in convolutions.items())
+    assert not any("parametrizations" in name for name in plain)
+    SNAC.from_pretrained(str(folder))  # which looks at none of them
+
+
+@pytest.mark.parametrize("form", ["folded", "weight_g"])
+def test_other_forms_of_the_weights_are_read(
+    form: str, folder: Path, generator: TrainableSNAC, speech: Tensor
+) -> None:
+    write_export(folder, MODEL, generator.state_dict(), extra=[form])
+    (folder / f"model.{form}.safetensors").rename(folder / "model.safetensors")
+    weights = read_weights(str(folder), MODEL)
+    assert weights.keys() == generator.state_dict().keys()
+    assert form == "folded" or equal(weights, generator)
+    other = make_generator(seed=3)
+    other.load_state_dict(weights)
+    torch.testing.assert_close(other.encode_latent(speech[:2]), generator.encode_latent(speech[:2]), rtol=1e-4, atol=1e-5)
 
 
 def test_config_holds_the_constructors_keys_alone(folder: Path) -> None:

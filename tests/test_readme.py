@@ -20,6 +20,7 @@ from snac_accel import cli
 from snac_accel.cli.doctor import doctor_parser
 from snac_accel.cli.flags import config_parser, read_config
 from snac_accel.cli.prepare import prepare_parser
+from snac_accel.cli.publishing import export_parser, publish_parser
 from snac_accel.cli.runs import runs_parser, watch_parser
 from snac_accel.cli.use import decode_parser, encode_parser, reconstruct_parser
 from snac_accel.config import DATASET_CONFIGS, MODEL_CONFIGS, TrainingConfig, describe_model
@@ -35,7 +36,8 @@ FENCE = re.compile(
 
 
 USE = {"encode": encode_parser, "decode": decode_parser, "reconstruct": reconstruct_parser}
-PLAIN = {"runs": runs_parser, "watch": watch_parser, **USE}  # of commands without a configuration
+PUBLISH = {"export": export_parser, "publish": publish_parser}
+PLAIN = {"runs": runs_parser, "watch": watch_parser, **USE, **PUBLISH}  # of commands without a configuration
 PARSERS = {"doctor": doctor_parser, "prepare": prepare_parser}  # of commands with flags of their own
 
 
@@ -90,9 +92,6 @@ def read(arguments: list[str]) -> TrainingConfig | None:
     command, *flags = arguments
     assert command in cli.COMMANDS
     if flags == ["--help"]:
-        return None
-    if command == "export":
-        assert len(flags) == 2
         return None
     if command in PLAIN:
         PLAIN[command]().parse_known(flags)

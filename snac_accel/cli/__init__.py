@@ -100,8 +100,9 @@ COMMANDS = {
         "training", "show_config", "Print the configuration that `train` would run with, ready for --config."
     ),
     "export": Command(
-        "training",
+        "publishing",
         "export",
         "Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`.",
     ),
+    "publish": Command("publishing", "publish", "Push a model to the Hugging Face Hub, with its card."),
 }

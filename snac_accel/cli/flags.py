@@ -23,6 +23,7 @@ SHORT_FLAGS = {
     "training.num_iterations": "num_iterations",
     "training.init_from": "init_from",
     "checkpoint.resume": "resume",
+    "hub.repository": "push_to_hub",
     "tracking.profile": "profile",
 }
 

@@ -1,11 +1,10 @@
-"""`snac-accel train`, `show-config` and `export`."""
+"""`snac-accel train` and `show-config`."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..config import to_dict, to_yaml
 from ..config.places import check_places
@@ -13,7 +12,7 @@ from ..environment import check_launcher, complete_ranks
 from ..resuming import RunClaim
 from ..signals import end_with_launcher, ending_at_once
 from ..stopwatch import process_start
-from .flags import ConfigParser, config_parser, read_config
+from .flags import config_parser, read_config
 
 EXIT_OK = 0
 
@@ -43,16 +42,4 @@ def show_config(arguments: Sequence[str]) -> int:
     flags = parser.parse_known(arguments)
     settings = to_dict(read_config(flags))
     print(json.dumps(settings, indent=2, ensure_ascii=False) if flags.json else to_yaml(settings), end="")
-    return EXIT_OK
-
-
-def export(arguments: Sequence[str]) -> int:
-    """Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`."""
-    parser = ConfigParser(prog="snac-accel export", description="Write the snac folder of a run or a checkpoint.")
-    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", help="folder of a run (its newest checkpoint) or of one step")
-    parser.add_argument("folder", metavar="DIR", help="folder to write; must not exist yet")
-    flags = parser.parse_known(arguments)
-    from ..checkpoint import export_checkpoint  # loads torch
-
-    print(f"exported {export_checkpoint(Path(flags.source), Path(flags.folder))} to {flags.folder}")
     return EXIT_OK

@@ -13,6 +13,7 @@ from .adversaries import DiscriminatorSettings
 from .data import DataSettings
 from .fields import Section, inconsistent
 from .guards import GuardSettings
+from .hub import HubSettings
 from .model import ModelSettings
 from .running import AveragingSettings, StoppingSettings
 from .sections import (
@@ -74,6 +75,7 @@ class TrainingConfig(Section):
     tracking: TrackingSettings = Field(
         default=TrackingSettings(), description="Where numbers, audio and pictures go."
     )
+    hub: HubSettings = Field(default=HubSettings(), description="What is pushed to the Hugging Face Hub.")
     paths: PathSettings = Field(default=PathSettings(), description="Folders of the run.")
 
     @property
@@ -101,7 +103,13 @@ class TrainingConfig(Section):
         self._check_segment()
         self._check_profile()
         self._check_allowed()
+        self._check_hub()
         return self
+
+    def _check_hub(self) -> None:
+        if self.hub.push == "best" and not (self.checkpoint.keep_best and self.validation.enabled):
+            problem = "should come with validation, and with checkpoint.keep_best above 0: only saved models are pushed"
+            raise inconsistent("hub.push", self.hub.push, problem)
 
     def _check_allowed(self) -> None:
         for name in self.checkpoint.allow_changes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-Kind = Literal["status", "reset", "cut", "short", "stall", "expire"]
+Kind = Literal["status", "reset", "cut", "short", "stall", "expire", "drop"]
 
 
 class Request(NamedTuple):
@@ -31,6 +31,7 @@ class Fault:
     cut      `after` bytes of the body, then it ends, though more was announced
     short    a body of `after` bytes, announced as such: a proxy that loses the end
     stall    `after` bytes of the body, `seconds` of silence, then the rest
+    drop     the connection ends, and nothing was done
     expire   the signed link is refused from now on; a fresh one works
     """
 

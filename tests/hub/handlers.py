@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import uploads
 from answers import Answer, Refusal, as_json, denied, ranged
 from faults import Fault, Request
 from store import Repository
@@ -37,11 +38,15 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         """Answer one request."""
         self.hub = self.server.hub
-        self.form = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        self.sent = self._read_body()
         url = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.place, self.num_sent = f"{self.server.name}{url.path}", 0
         answer, fault = Answer(500, b""), self.hub.book.fault(self.command, self.place)
+        if fault is not None and fault.kind == "drop":
+            self.close_connection = True
+            self.hub.book.add(Request(self.command, self.place, None, "Authorization" in self.headers, 0, 0))
+            return
         if fault is not None and fault.kind == "expire":
             self.hub.expired.add(self.query.get("Signature", ""))
             fault = None
@@ -67,7 +72,22 @@ class Handler(BaseHTTPRequestHandler):
                 )
             )
 
-    do_GET = do_HEAD = do_POST = handle_any
+    do_GET = do_HEAD = do_POST = do_PUT = handle_any
+
+    @property
+    def form(self) -> str:
+        """The body as text."""
+        return self.sent.decode()
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
 
     def right(self, path: str) -> Answer:
         """Return the right answer, or the refusal."""
@@ -114,6 +134,8 @@ class StoreHandler(Handler):
 
     def answer(self, url_path: str, query: dict[str, str]) -> Answer:
         """Return the content."""
+        if self.command == "PUT":
+            return uploads.take(self.hub, url_path, query, self.sent)
         expires, signature = query.get("Expires", "0"), query.get("Signature", "")
         if signature != self.hub.signature(url_path, expires):
             return denied("SignatureDoesNotMatch", "The request signature does not match")
@@ -136,6 +158,8 @@ class HubHandler(Handler):
             if self.user is None:
                 raise Refusal(401, "", "Invalid username or password.")
             return as_json({"type": "user", "name": self.user, "orgs": [], "auth": {"type": "access_token"}})
+        if (written := uploads.write(self, url_path)) is not None:
+            return written
         if match := re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)(?:/([\w-]+)(?:/([^/]+)(?:/(.*))?)?)?", url_path):
             kind, repo_id, verb, revision, rest = match.groups()
             return self._api(

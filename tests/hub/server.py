@@ -1,7 +1,8 @@
 """A Hub on loopback, for the real clients: what `huggingface_hub` and `datasets` ask for when they read.
 
 Two servers, as in life: the Hub itself, which knows users and repositories, and a store that gives the content of
-large files to whoever has a signed link. Models and spaces are served like data sets. Nothing can be uploaded.
+large files to whoever has a signed link. Models and spaces are served like data sets. What the owner of a
+repository may write there is in `uploads`.
 
     with LoopbackHub() as hub:
         hub.add(repository)
@@ -41,6 +42,8 @@ class LoopbackHub:
         self.page_size, self.link_seconds = page_size, link_seconds
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.expired: set[str] = set()  # signatures
+        self.uploaded: dict[str, bytes] = {}  # by SHA-256: large files, before a commit names them
+        self.writing = threading.Lock()
         self.book = Book()
         self.closing = threading.Event()
         self._key = secrets.token_hex()
@@ -83,6 +86,7 @@ class LoopbackHub:
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",  # large files go the older way, over plain HTTP
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "*",

@@ -62,6 +62,7 @@ class Repository:
     commits: dict[str, dict[str, Entry]] = field(default_factory=dict)  # by hash
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    messages: list[tuple[str, str]] = field(default_factory=list)  # of commits that clients made: branch, summary
 
     def commit(self, changes: Mapping[str, bytes | None], branch: str = "main") -> str:
         """Add, replace or (None) remove files on a branch, a new one starts from main; return the hash of the new commit."""
