@@ -100,6 +100,12 @@ def complete_ranks(environment: MutableMapping[str, str]) -> int:
     return world_size
 
 
+def on_one_machine(environment: Mapping[str, str]) -> bool:
+    """Whether all processes see the same files, and whoever started them ends them together: alone, or by torchrun's agent."""
+    world_size = environment.get("WORLD_SIZE", "1")
+    return world_size == "1" or environment.get("LOCAL_WORLD_SIZE") == world_size
+
+
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     text = environment.get(name, str(default))
     if not text.isdecimal():

@@ -131,12 +131,12 @@ def test_environment_lies_below_flags(trained: list[TrainingConfig], monkeypatch
 REFUSED = [
     (
         "train --training.learnig_rate 3",
-        "--training.learnig_rate: unknown flag; did you mean --training.learning_rate?",
+        '--training.learnig_rate = "3": unknown flag; did you mean --training.learning_rate?',
     ),
-    ("train --batch-size=3", "--batch-size: unknown flag; did you mean --batch_size?"),
+    ("train --batch-size=3", '--batch-size = "3": unknown flag; did you mean --batch_size?'),
     (
         "train --training.segment_length 1",
-        "--training.segment_length: unknown flag; did you mean --data.segment_length?",
+        '--training.segment_length = "1": unknown flag; did you mean --data.segment_length?',
     ),
     ("train --training {}", "--training: is a section; its settings are flags, see --help"),
     ("train extra", '"extra": unexpected argument; settings are given as --NAME VALUE'),
@@ -201,7 +201,7 @@ def test_as_a_program(program: list[str]) -> None:
         [sys.executable, *program, "--training.sed", "1"], capture_output=True, text=True, env=environment
     )
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr == "error: --training.sed: unknown flag; did you mean --training.seed?\n"
+    assert bad.stderr == 'error: --training.sed = "1": unknown flag; did you mean --training.seed?\n'
     good = subprocess.run(
         [sys.executable, *program, "--help"], capture_output=True, text=True, env=environment
     )

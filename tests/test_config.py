@@ -41,20 +41,20 @@ NO_DISCRIMINATORS = {"mpd": None, "msstftd": None}
 REFUSED: list[tuple[dict[Any, Any], str]] = [
     (
         {"training": {"learnig_rate": 1}},
-        "training.learnig_rate: unknown setting; did you mean training.learning_rate?",
+        "training.learnig_rate = 1: unknown setting; did you mean training.learning_rate?",
     ),
     (
         {"training": {"segment_length": 1}},
-        "training.segment_length: unknown setting; did you mean data.segment_length?",
+        "training.segment_length = 1: unknown setting; did you mean data.segment_length?",
     ),
-    ({"trainin": {}}, "trainin: unknown setting; did you mean training?"),
+    ({"trainin": {}}, "trainin = {}: unknown setting; did you mean training?"),
     (
         {"discriminators": {"mdp": None}},
-        "discriminators.mdp: unknown setting; did you mean discriminators.mpd?",
+        "discriminators.mdp = null: unknown setting; did you mean discriminators.mpd?",
     ),
     (
         {"codebook": {"zzz": 1}},
-        "codebook.zzz: unknown setting; codebook has initialization, initialization_clips, "
+        "codebook.zzz = 1: unknown setting; codebook has initialization, initialization_clips, "
         "hold_steps, release_steps, restart, restart_after",
     ),
     ({"training": {"batch_size": "eight"}}, 'training.batch_size = "eight": should be an integer'),
@@ -203,7 +203,7 @@ REFUSED: list[tuple[dict[Any, Any], str]] = [
         {"data": {"x": 1}, "training": {"batch_size": 0, "seed": -1}},
         "training.batch_size = 0: should be greater than or equal to 1 (and 2 more)",
     ),
-    ({"tr\nain": 1}, r"tr\nain: unknown setting; did you mean training?"),
+    ({"tr\nain": 1}, r"tr\nain = 1: unknown setting; did you mean training?"),
 ]
 
 

@@ -15,8 +15,11 @@ ONE = {"dataset_path": "owner/speech"}
     ("data", "message"),
     [
         ({"sources": [{"weight": 1.0}]}, 'data.sources[0] = {"weight": 1.0}: should have dataset_path'),
-        ({"sources": [ONE, {"dataset_path": "b", "weigth": 1}]}, "data.sources[1].weigth: unknown setting; did you mean weight?"),
-        ({"sources": [{**ONE, "zzz": 1}]}, "data.sources[0].zzz: unknown setting; a source has dataset_path, name, weight"),
+        (
+            {"sources": [ONE, {"dataset_path": "b", "weigth": 1}]},
+            "data.sources[1].weigth = 1: unknown setting; did you mean weight?",
+        ),
+        ({"sources": [{**ONE, "zzz": 1}]}, "data.sources[0].zzz = 1: unknown setting; a source has dataset_path, name, weight"),
         ({"sources": [{**ONE, "weight": 0.0}]}, "data.sources[0].weight = 0.0: should be greater than 0"),
         ({"sources": [ONE, {"dataset_path": "other/speech"}]}, 'data.sources = "speech": is the name of two sources'),
         (

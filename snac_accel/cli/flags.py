@@ -48,7 +48,9 @@ class ConfigParser(argparse.ArgumentParser):
         flags, unknown = self.parse_known_args(arguments)
         if not unknown:
             return flags
-        flag = unknown[0].partition("=")[0]
+        flag, given, value = unknown[0].partition("=")
+        if not given and unknown[1:] and not unknown[1].startswith("--"):
+            given, value = "=", unknown[1]
         if not flag.startswith("-"):
             raise ConfigError(f"{show(flag)}: unexpected argument; settings are given as --NAME VALUE")
         if flag.removeprefix("--") in SETTINGS:
@@ -56,7 +58,8 @@ class ConfigParser(argparse.ArgumentParser):
         known = [name.lstrip("-") for name in self._option_string_actions]
         near = nearest(flag.lstrip("-").replace("-", "_"), known)
         advice = f"did you mean --{near}?" if near else "see --help"
-        raise ConfigError(one_line(f"{flag}: unknown flag; {advice}"))
+        what = f"{flag} = {show(value)}" if given else flag
+        raise ConfigError(one_line(f"{what}: unknown flag; {advice}"))
 
 
 class _Flags(TrainingConfig, BaseSettings):  # type: ignore[misc]

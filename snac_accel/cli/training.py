@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..config import to_dict, to_yaml
 from ..config.places import check_places
-from ..environment import check_launcher, complete_ranks
+from ..environment import check_launcher, complete_ranks, on_one_machine
 from ..resuming import RunClaim
 from ..signals import end_with_launcher, ending_at_once
 from ..stopwatch import process_start
@@ -24,10 +24,12 @@ def train(arguments: Sequence[str]) -> int:
     with ending_at_once(claim.release), claim:
         config = read_config(parser.parse_known(arguments))
         check_launcher(config, os.environ)  # `train_main` asks again, but only with torch loaded
-        if os.environ.get("WORLD_SIZE", "1") == "1":  # of several processes, all must learn what one of them lacks
+        ranks = dict(os.environ)
+        alone, together = complete_ranks(ranks) == 1, on_one_machine(ranks)
+        if together:  # else all meet first: each must learn what one of them lacks
             check_places(config)
         end_with_launcher()
-        if complete_ranks(dict(os.environ)) == 1:  # of several, all meet first and are then told what is wrong
+        if alone or together and ranks["RANK"] == "0":
             claim.take(to_dict(config))
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about sockets are pages of stack
         from ..train import main as train_main  # loads torch, so only once the configuration is known to be right

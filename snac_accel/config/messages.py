@@ -47,7 +47,7 @@ def _describe_one(problem: ErrorDetails) -> str:
         return _describe_missing(problem)
     name = dotted(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return unknown_setting(name)
+        return unknown_setting(name, problem["input"])
     if problem["type"] == "inconsistent":
         name = f"{name}.{context['setting']}" if name else context["setting"]
         return one_line(f"{name} = {show(context['value'])}: {context['problem']}")
@@ -74,20 +74,21 @@ def _reworded(message: str) -> str:
     return words.replace(" after validation", "").replace(" items", " entries")
 
 
-def unknown_setting(name: str) -> str:
-    """What to say about a name that the schema does not have."""
+def unknown_setting(name: str, value: Any) -> str:
+    """What to say about a name that the schema does not have, and the value that it was given."""
     section, _, last = name.rpartition(".")
+    what = f"{name} = {show(value)}: unknown setting"
     if section.startswith("data.sources["):
         known = SourceSettings.model_fields
         guess = nearest(last, known)
         advice = f"did you mean {guess}?" if guess else f"a source has {', '.join(known)}"
-        return one_line(f"{name}: unknown setting; {advice}")
+        return one_line(f"{what}; {advice}")
     near = nearest(name, SETTINGS)
     if near:
-        return one_line(f"{name}: unknown setting; did you mean {near}?")
+        return one_line(f"{what}; did you mean {near}?")
     if section not in SETTINGS:
-        return one_line(f"{name}: unknown setting; the sections are {_listed(SETTINGS, '')}")
-    return one_line(f"{name}: unknown setting; {section} has {_listed(SETTINGS, section)}")
+        return one_line(f"{what}; the sections are {_listed(SETTINGS, '')}")
+    return one_line(f"{what}; {section} has {_listed(SETTINGS, section)}")
 
 
 def _listed(names: Iterable[str], section: str) -> str:

@@ -22,7 +22,7 @@ ENVIRONMENT_PREFIX = "SNAC_ACCEL_"
 def parse_setting(name: str, words: Sequence[str]) -> Any:
     """The value of setting `name` from its words: one for a plain setting, one or several for a list."""
     if name not in SETTINGS:
-        raise ConfigError(unknown_setting(name))
+        raise ConfigError(unknown_setting(name, " ".join(words)))
     options = _options(SETTINGS[name].annotation)
     lists = [option for option in options if get_origin(option) is tuple]
     if not lists or (len(words) == 1 and words[0].lstrip().startswith("[")):
