@@ -10,6 +10,7 @@
         optimizer.NAME.safetensors    moments; `optimizer.NAME.json` holds the groups
         schedule.NAME.json
         codebook_usage.safetensors    counts and ages of all codes
+        codebook_method.safetensors   what moves the codebooks, unless the optimiser does
 
 The folder is written under a temporary name, flushed, then moved into place; older ones are removed only after that. What is
 written is a snapshot in host memory, so that training can go on meanwhile (`saving`). `stored` finds and verifies.
@@ -32,6 +33,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from . import __version__
 from .averages import NUMBER
+from .config import TrainingConfig
 from .errors import CheckpointError
 from .export import write_export
 from .files import can_exchange, free_bytes, make_folder, new_folder, to_json, write_bytes, write_pieces, writing_problem
@@ -65,6 +67,7 @@ __all__ = [
     "verify_checkpoint",
 ]
 AVERAGE_FILE = "average.safetensors"
+METHOD_FILE = "codebook_method.safetensors"
 SPARE_BYTES = 1 << 16  # beside the tensors: names, headers, whole blocks of the disk
 log = logging.getLogger(__name__)
 
@@ -96,6 +99,8 @@ def snapshot(state: TrainState) -> Snapshot:
     tensors["codebook_usage.safetensors"] = _copies(state.usage.state_dict())
     if state.average is not None:
         tensors[AVERAGE_FILE] = _copies(state.average.state_dict())
+    if state.codebook_method is not None:
+        tensors[METHOD_FILE] = _copies(state.codebook_method.state_dict())
     return Snapshot(state.step, tensors, texts)
 
 
@@ -176,8 +181,9 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
             _load_optimizer(optimizer, files, name)
             _load_schedule(state.schedules[name], files.json(f"schedule.{name}.json"))
         files.load("codebook_usage.safetensors", state.usage)
-        if state.average is not None:
-            _load_average(state, files)
+        for name, part in ((AVERAGE_FILE, state.average), (METHOD_FILE, state.codebook_method)):
+            if part is not None:
+                _load_or_start(part, files, name, _modules(state)["generator"])
         state.load_progress(files.json("progress.json"))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
@@ -212,12 +218,19 @@ class _Files(NamedTuple):
             raise CheckpointError(f"{self.path / name} belongs to another model: {reason}") from error
 
 
-def _load_average(state: TrainState, files: _Files) -> None:
-    assert state.average is not None
-    if AVERAGE_FILE in files.names:
-        files.load(AVERAGE_FILE, state.average)
-    else:  # it was switched on since
-        state.average.start(_modules(state)["generator"])
+def _load_or_start(part: Any, files: _Files, name: str, generator: nn.Module) -> None:
+    """Let `part` take its file; where there is none it was switched on since, and begins with the weights just loaded."""
+    if name in files.names:
+        files.load(name, part)
+    else:
+        part.start(generator)
+
+
+def fresh_method(manifest: Mapping[str, Any], config: TrainingConfig) -> str | None:
+    """What should be said where what moves the codebooks begins anew, since the checkpoint was made with another; else None."""
+    if config.codebook.method == "gradient" or METHOD_FILE in manifest["files"]:
+        return None
+    return f"codebook.method = {config.codebook.method} begins with the codebooks of the checkpoint, which knows nothing of it"
 
 
 def _load_schedule(schedule: LRScheduler, saved: dict[str, Any]) -> None:

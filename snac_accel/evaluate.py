@@ -54,6 +54,7 @@ class Evaluation(NamedTuple):
     share_used: list[float]  # per level, 0 to 1
     num_clips: int
     audio_seconds: float
+    counts: Tensor  # (levels, K) how often each code was chosen
 
     def scalars(self) -> dict[str, float]:
         """Everything as `validation/…` and `codebook/…` for logs."""
@@ -103,7 +104,7 @@ def evaluate(
     means = {name: MetricSum(*pair).mean() for name, pair in zip(metrics, pairs, strict=True)}
     used = share_used(counts).tolist()
     return Evaluation(
-        means, perplexity(counts).tolist(), used, int(number), samples / generator.sampling_rate
+        means, perplexity(counts).tolist(), used, int(number), samples / generator.sampling_rate, counts.cpu()
     )
 
 

@@ -16,10 +16,12 @@ from torch.profiler import record_function
 
 from .accounts import SourceAccounts, bad_samples_file
 from .agreement import on_first_rank
+from .codebook import entropy_rates
 from .compiling import Compilation
 from .config import TrainingConfig
 from .dataset import Batch, Mixture, ValidationClips
 from .errors import CheckpointError, DataError
+from .evaluate import Evaluation
 from .generator import TrainableSNAC
 from .hub import Publisher
 from .line_log import LineLog
@@ -64,6 +66,7 @@ class Session:
     publisher: Publisher | None = None  # on rank 0, if the run is pushed to the Hub
     saved_at: int | None = None  # step of the last checkpoint, which may still be in writing
     score: dict[str, Any] | None = None  # of the last validation: metric, value, step
+    evaluation: Evaluation | None = None  # the last one of this process
     start: Stopwatch = field(default_factory=Stopwatch)  # what the start took
     started: bool = False  # that was said
     compilation: Compilation | None = None  # None: nothing is compiled
@@ -198,6 +201,7 @@ def log_step(session: Session) -> None:
     scalars["data/bad_clips"] = state.counters["bad_clips"]
     scalars["data/network_retries"] = state.counters["network_retries"]
     scalars |= source_scalars(session)
+    scalars |= codebook_scalars(session, scalars)
     for name in ("skipped_updates", "spikes", "rollbacks"):
         scalars[f"train/{name}"] = state.counters[name]
     if state.scaler.is_enabled():
@@ -234,6 +238,17 @@ def source_scalars(session: Session) -> dict[str, float]:
             if passes is not None:
                 scalars[f"data/{name}/passes"] = passes
     return scalars
+
+
+def codebook_scalars(session: Session, scalars: Mapping[str, float]) -> dict[str, float]:
+    """Ages of the codes, and their entropy where the line of the log holds their perplexities."""
+    model, rates = session.config.model, session.config.model.facts.token_rates
+    named = session.state.usage.scalars(session.config.codebook.restart_after)
+    perplexities = [scalars.get(f"codebook/level_{level}/perplexity") for level in range(len(rates))]
+    known = [value for value in perplexities if value is not None]
+    if len(known) == len(rates):  # not where every step since the last line was skipped
+        named |= entropy_rates(known, rates, model.codebook_size)
+    return {f"codebook/{name}": value for name, value in named.items()}
 
 
 def _headline(scalars: Mapping[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .averages import WeightAverage
-from .codebook import CodebookUsage
+from .codebook import CodebookMethod, CodebookUsage
 
 COUNTERS = (
     "skipped_updates",  # steps that changed no weight, since something was wrong with their numbers
@@ -42,11 +42,13 @@ class TrainState:
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     sources: dict[str, dict[str, int]] = field(default_factory=dict)  # windows and bad clips of each source
     average: WeightAverage | None = None  # of the generator's weights; None: not kept
+    codebook_method: CodebookMethod | None = None  # what moves the codebooks; None: the optimiser
     best: dict[str, Any] = field(default_factory=dict)  # validation so far: metric, value, step; {}: none yet
     validated_at: int | None = None  # step of the last validation that was not broken off
     unlogged: list[dict[str, Any]] = field(default_factory=list)  # of each rank: sums since the last log line
     recent_losses: list[float] = field(default_factory=list)  # what a jump is measured by; empty unless they are looked for
     skipped_in_a_row: int = 0  # steps up to this one
+    collapsed: list[int] = field(default_factory=list)  # levels that were warned of and have not recovered
 
     def models(self) -> list[nn.Module]:
         """All networks, generator first."""
@@ -78,6 +80,7 @@ class TrainState:
             "unlogged": copy.deepcopy(self.unlogged),
             "recent_losses": list(self.recent_losses),
             "skipped_in_a_row": self.skipped_in_a_row,
+            "collapsed": list(self.collapsed),
         }
 
     def load_progress(self, saved: Mapping[str, Any]) -> None:
@@ -93,3 +96,4 @@ class TrainState:
         self.unlogged = list(saved.get("unlogged") or [])
         self.recent_losses = list(saved.get("recent_losses") or [])
         self.skipped_in_a_row = int(saved.get("skipped_in_a_row", 0))
+        self.collapsed = list(saved.get("collapsed") or [])

@@ -24,7 +24,7 @@ from torch.profiler import record_function
 
 from .codebook import codebooks, count_codes, restart_dead_codes
 from .fast_convolution import input_gradients_only, shared_weights
-from .generator import GeneratorOutput
+from .generator import GeneratorOutput, TrainableSNAC
 from .guards import SPIKE, STOP, Guards, Part, Trouble, findings, judge, look_at
 from .losses import DISCRIMINATOR_LOSSES, SPECTRAL_LOSSES, discriminator_loss
 from .optimizers import advance
@@ -226,6 +226,8 @@ def update(state: TrainState, accelerator: Accelerator, settings: StepSettings, 
         for optimizer in state.optimizers.values():
             optimizer.zero_grad()
         return
+    if state.codebook_method is not None and not report.skipped:
+        state.codebook_method.take_gradients(_unwrapped(state, accelerator), state.optimizers["generator"])
     for name, optimizer in state.optimizers.items():
         if not report.skipped:
             optimizer.step()
@@ -254,11 +256,13 @@ def follow_codebooks(
     settings: StepSettings,
     report: StepReport,
 ) -> None:
-    """Count the codes chosen on all ranks and restart dead ones, after the optimisers' step."""
-    generator = accelerator.unwrap_model(state.generator, keep_fp32_wrapper=True)
+    """Count the codes chosen on all ranks, let the codebooks follow, and restart dead codes, after the optimisers' step."""
+    generator = _unwrapped(state, accelerator)
     counts = sum(count_codes(output.codes, generator.codebook_size) for output in outputs)
     report.counts = accelerator.reduce(counts, reduction="sum")
     state.usage.observe(report.counts)
+    if state.codebook_method is not None:
+        state.codebook_method.follow(generator, outputs, report.counts, lambda sums: accelerator.reduce(sums, reduction="sum"))
     if settings.restart_after is not None:
         report.restarts = restart_dead_codes(
             generator,
@@ -272,4 +276,11 @@ def follow_codebooks(
             num_processes=accelerator.num_processes,
             reduce=lambda rows: accelerator.reduce(rows, reduction="sum"),
             averages=None if state.average is None else codebooks(state.average.tensors),
+            method=state.codebook_method,
         )
+
+
+def _unwrapped(state: TrainState, accelerator: Accelerator) -> TrainableSNAC:
+    """The generator as it computes with autocast, without the wrapper of several processes."""
+    generator: TrainableSNAC = accelerator.unwrap_model(state.generator, keep_fp32_wrapper=True)
+    return generator

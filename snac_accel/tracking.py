@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -22,6 +22,9 @@ from .evaluate import SamplePair, safe_stem, spectrogram_figure
 from .files import writing_problem
 from .line_log import LineLog
 from .run_folder import METRICS_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,14 @@ class Tracking:
     def samples(self, pairs: Sequence[SamplePair], sampling_rate: int, step: int) -> None:
         """Audio and spectrogram pictures of fixed clips, in the trackers that take them."""
         self._to_trackers(lambda: self._write_samples(pairs, sampling_rate, step))
+
+    def picture(self, name: str, figure: Figure, step: int) -> None:
+        """A picture, in the trackers that take them."""
+        self._to_trackers(lambda: self._write_picture(name, figure, step))
+
+    def _write_picture(self, name: str, figure: Figure, step: int) -> None:
+        if (writer := self._tensorboard()) is not None:
+            writer.add_figure(name, figure, step)
 
     def _write_samples(self, pairs: Sequence[SamplePair], sampling_rate: int, step: int) -> None:
         writer = self._tensorboard()

@@ -26,8 +26,8 @@ from .activations import checkpoint_activations
 from .agreement import check_data, check_settings, lost_processes, on_every_rank, on_first_rank
 from .averages import WeightAverage
 from .changes import alters_optimizers
-from .checkpoint import load_checkpoint, save_checkpoint
-from .codebook import CodebookUsage
+from .checkpoint import fresh_method, load_checkpoint, save_checkpoint
+from .codebook import METHODS, CodebookUsage, codebook_method
 from .compiling import check_compiler, compile_networks
 from .config import TrainingConfig, to_dict, validate
 from .dataset import AudioDataset, Batch, Mixture, ValidationClips, make_loader
@@ -258,13 +258,20 @@ def timed(batches: Iterable[list[Batch]]) -> Iterator[tuple[list[Batch], float]]
 def step_settings(config: TrainingConfig) -> StepSettings:
     """What `train_step` takes from the config."""
     return StepSettings(
-        loss_weights=config.losses.model_dump(),
+        loss_weights=loss_weights(config),
         sampling_rate=config.model.sampling_rate,
         max_grad_norm=config.training.max_grad_norm,
         restart_after=config.codebook.restart_after if config.codebook.restart else None,
         seed=config.training.seed,
         guards=guards_of(config),
     )
+
+
+def loss_weights(config: TrainingConfig) -> dict[str, float]:
+    """The weights of the losses; the codebook loss is only logged where it is not what moves the codebooks."""
+    weights: dict[str, float] = config.losses.model_dump()
+    method = METHODS[config.codebook.method]
+    return weights if method is None or method.uses_codebook_loss else {**weights, "codebook": 0.0}
 
 
 def setup_session(
@@ -350,7 +357,7 @@ def resume(
     if alters_optimizers(folder.changes):
         renew_optimizers(state.optimizers, state.schedules, config)
     promise = data_promise(manifest, config, accelerator.num_processes, global_batch_size)
-    return [promise, changed_data(manifest, training)]
+    return [promise, changed_data(manifest, training), fresh_method(manifest, config)]
 
 
 def open_folder(folder: RunFolder, config: TrainingConfig) -> str | None:
@@ -445,4 +452,6 @@ def setup_state(
     )
     if (decay := config.averaging.decay) is not None:  # only now all ranks have the weights of rank 0
         state.average = WeightAverage(accelerator.unwrap_model(state.generator), decay)
+    codebook = config.codebook
+    state.codebook_method = codebook_method(codebook.method, accelerator.unwrap_model(state.generator), decay=codebook.decay)
     return state

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from .agreement import on_first_rank
+from .codebook import entropy_rates
 from .config import to_dict
 from .errors import CheckpointError, DataError
 from .evaluate import (
@@ -26,6 +27,7 @@ from .evaluate import (
 )
 from .export import check_export, write_export
 from .files import writing_problem
+from .health import last_word, watch_codebooks
 from .pulse import in_phase
 from .report import results_table
 from .run_card import run_card
@@ -67,7 +69,10 @@ def validate_model(session: Session) -> Evaluation | None:
     value = result.metrics[BEST_METRIC]
     session.state.note_validation(BEST_METRIC, value)
     session.score = {"metric": BEST_METRIC, "value": value, "step": session.state.step} if math.isfinite(value) else None
-    session.tracking.log(result.scalars(), session.state.step)
+    model = session.config.model
+    rates = entropy_rates(result.perplexity, model.facts.token_rates, model.codebook_size)
+    session.tracking.log(result.scalars() | {f"validation/{name}": value for name, value in rates.items()}, session.state.step)
+    watch_codebooks(session, result)
     session.tracking.say(f"step {session.state.step}: {describe(result)}")
     if session.accelerator.is_main_process and session.config.validation.num_samples:
         with averaged(session):
@@ -112,6 +117,7 @@ def _finish(session: Session) -> None:
         if session.validation is not None:
             _write_samples(session)
             session.tracking.say(_results(session))
+            last_word(session)
 
 
 def _export(session: Session) -> None:

@@ -54,7 +54,7 @@ REFUSED: list[tuple[dict[Any, Any], str]] = [
     ),
     (
         {"codebook": {"zzz": 1}},
-        "codebook.zzz = 1: unknown setting; codebook has initialization, initialization_clips, "
+        "codebook.zzz = 1: unknown setting; codebook has initialization, initialization_clips, method, decay, "
         "hold_steps, release_steps, restart, restart_after",
     ),
     ({"training": {"batch_size": "eight"}}, 'training.batch_size = "eight": should be an integer'),

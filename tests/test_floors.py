@@ -72,6 +72,7 @@ FLOORS = {
         "agreement",
         "doctor",
         "environment",
+        "health",
         "inference",
         "keeping",
         "launching",

@@ -28,6 +28,7 @@ def test_all_progress_comes_back(state: TrainState, make_accelerator: Callable[.
     state.note_validation("mel_distance", 2.5)
     state.unlogged = [{"losses": {}}]
     state.recent_losses, state.skipped_in_a_row = [1.5, 2.5], 3
+    state.collapsed = [1]
     saved: dict[str, Any] = json.loads(json.dumps(state.progress(), allow_nan=False))
     assert {name for name in saved if saved[name] == fresh[name]} == {"scaler"}  # float16 alone has one
     other = make_state(make_accelerator())

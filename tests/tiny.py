@@ -146,6 +146,8 @@ def snapshot(state: TrainState) -> dict[str, Any]:
         schedule = state.schedules[name].state_dict()
         flat |= {f"schedule.{name}.{key}": value for key, value in schedule.items() if key != "lr_lambdas"}
     flat |= {f"usage.{name}": tensor for name, tensor in state.usage.state_dict().items()}
+    if state.codebook_method is not None:
+        flat |= {f"method.{name}": tensor for name, tensor in state.codebook_method.state_dict().items()}
     return copy.deepcopy(flat)
 
 

@@ -1,6 +1,6 @@
 """The configuration of a run: schema, presets, loading. Loads no torch.
 
-`fields`, `model`, `adversaries`, `sections`, `schema` say what there is; `files`, `text`, `loading` get it
+`fields`, `model`, `adversaries`, `codebook`, `sections`, `schema` say what there is; `files`, `text`, `loading` get it
 from presets, JSON, YAML, environment and flags; `messages` says what is wrong with it.
 """
 
@@ -16,6 +16,7 @@ from ..presets import (
     preset_run,
 )
 from .adversaries import DiscriminatorSettings, PeriodSettings, STFTSettings
+from .codebook import CodebookSettings
 from .data import DataSettings, SourceSettings
 from .files import read_config_file, to_yaml
 from .loading import config_hash, create_training_config, load_config, merge, save_config, to_dict, validate
@@ -23,7 +24,6 @@ from .model import ModelSettings
 from .schema import SETTINGS, TrainingConfig
 from .sections import (
     CheckpointSettings,
-    CodebookSettings,
     LossSettings,
     OptimizerSettings,
     PathSettings,

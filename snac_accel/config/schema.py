@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
 from .adversaries import DiscriminatorSettings
+from .codebook import CodebookSettings
 from .data import DataSettings
 from .fields import Section, inconsistent
 from .guards import GuardSettings
@@ -18,7 +19,6 @@ from .model import ModelSettings
 from .running import AveragingSettings, StoppingSettings
 from .sections import (
     CheckpointSettings,
-    CodebookSettings,
     DistributedSettings,
     LossSettings,
     OptimizerSettings,
@@ -52,7 +52,7 @@ class TrainingConfig(Section):
         default=OptimizerSettings(), description="AdamW, for generator and discriminators."
     )
     codebook: CodebookSettings = Field(
-        default=CodebookSettings(), description="Start of the codebooks, and dead codes."
+        default=CodebookSettings(), description="Codebooks: their start, what moves them, dead codes."
     )
     performance: PerformanceSettings = Field(
         default=PerformanceSettings(), description="Time and memory of a step."

@@ -119,28 +119,6 @@ class OptimizerSettings(Section):
     )
 
 
-class CodebookSettings(Section):
-    """How codebooks start and how dead codes are brought back."""
-
-    initialization: Literal["kmeans", "random"] = Field(
-        default="kmeans", description="First codes: clusters of latents, or random."
-    )
-    initialization_clips: Count = Field(default=1024, description="Clips whose latents k-means clusters.")
-    hold_steps: CountOrZero = Field(
-        default=0,
-        description="Steps at the start in which encoder and codebooks stand still, "
-        "so that the decoder learns to read the codes before they move.",
-    )
-    release_steps: CountOrZero = Field(
-        default=0, description="Steps after these over which their learning rate rises to its full value."
-    )
-    restart: bool = Field(default=True, description="Move dead codes onto current latents.")
-    restart_after: Annotated[float, Field(gt=0, le=1e6)] = Field(
-        default=8.0,
-        description="Lookups without being chosen after which a code is dead, in multiples of codebook_size.",
-    )
-
-
 class PerformanceSettings(Section):
     """Time and memory of a step; what is trained stays the same but for rounding."""
 
