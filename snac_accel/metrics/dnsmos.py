@@ -67,8 +67,7 @@ def _mel_decibels(audio: Tensor) -> Tensor:
     """(frames, 120): dB under the loudest bin, at most 80, then (dB + 40) / 40; as librosa's melspectrogram and power_to_db."""
     window = hann_window(321, audio.device)
     spectrum = torch.stft(audio, 321, 160, window=window, center=True, pad_mode="constant", return_complex=True)
-    # The filters' bins end at half the rate they are given. Those of an odd window end at 160/321 of it: 7975 Hz.
-    filters = mel_filter_bank(2 * 7975, 321, 120, audio.device, f_max=RATE / 2)
+    filters = mel_filter_bank(RATE, 642, 120, audio.device)[::2]  # the bins of an odd window are every second of twice its length
     power = filters.T @ spectrum.abs().square()
     decibels = 10 * (power.clamp_min(1e-10) / power.max().clamp_min(1e-10)).log10()
     return (decibels.clamp_min(-80).T + 40) / 40
