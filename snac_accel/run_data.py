@@ -56,6 +56,7 @@ def open_validation(config: TrainingConfig) -> list[AudioDataset]:
             configuration=held_out.configuration or source.configuration,
             revision=source.revision,
             segment_samples=config.segment_samples,
+            speaker_column=source.speaker_column,
             cache_dir=data.cache_dir,
             cache_gigabytes=data.cache_gigabytes,
         )

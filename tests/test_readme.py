@@ -18,6 +18,7 @@ import pytest
 
 from snac_accel import cli
 from snac_accel.cli.doctor import doctor_parser
+from snac_accel.cli.evaluation import compare_parser, evaluate_parser
 from snac_accel.cli.flags import config_parser, read_config
 from snac_accel.cli.prepare import prepare_parser
 from snac_accel.cli.publishing import export_parser, publish_parser
@@ -38,7 +39,15 @@ FENCE = re.compile(
 USE = {"encode": encode_parser, "decode": decode_parser, "reconstruct": reconstruct_parser}
 PUBLISH = {"export": export_parser, "publish": publish_parser}
 PLAIN = {"runs": runs_parser, "watch": watch_parser, **USE, **PUBLISH}  # of commands without a configuration
-PARSERS = {"doctor": doctor_parser, "prepare": prepare_parser}  # of commands with flags of their own
+PARSERS = {  # of commands with flags of their own
+    "doctor": doctor_parser,
+    "prepare": prepare_parser,
+    "evaluate": evaluate_parser,
+    "compare": compare_parser,
+}
+
+
+SCRIPTS = {"launch/train.py": "train", "launch/slurm/train.sbatch": "train", "launch/evaluate.py": "evaluate"}
 
 
 class Block(NamedTuple):
@@ -78,9 +87,9 @@ def own_arguments(words: list[str]) -> list[str] | None:
         return None
     if words[:1] == ["snac-accel"]:
         return words[1:]
-    for script in ("launch/train.py", "launch/slurm/train.sbatch"):
+    for script, command in SCRIPTS.items():
         if script in words and words[0] in ("python", "accelerate", "torchrun", "sbatch"):
-            return ["train", *words[words.index(script) + 1 :]]
+            return [command, *words[words.index(script) + 1 :]]
     return None
 
 
@@ -132,7 +141,7 @@ def test_launcher_takes_its_part(words: list[str]) -> None:
     """Flags before launch/train.py are the launcher's, and its configuration file exists."""
     if words[0] not in ("accelerate", "torchrun"):
         return
-    own = words[1 : words.index("launch/train.py") + 1]
+    own = words[1 : next(words.index(script) for script in SCRIPTS if script in words) + 1]
     if words[0] == "torchrun":
         from torch.distributed.run import get_args_parser
 

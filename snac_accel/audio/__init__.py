@@ -7,7 +7,7 @@ changes these, `spectra` transforms batches of audio.
 from .augmentation import Change, apply_gain, augment, loudness, rotate_phase
 from .decoding import AudioInfo, probe
 from .handles import AudioError
-from .reading import AudioReader
+from .reading import AudioReader, resample
 from .spectra import as_batch, hann_window, mel_filter_bank, mel_spectrogram, stft, stft_magnitude
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "mel_filter_bank",
     "mel_spectrogram",
     "probe",
+    "resample",
     "rotate_phase",
     "stft",
     "stft_magnitude",

@@ -25,7 +25,7 @@ MAX_KERNEL_SIZE = 2**24  # numbers in a resampling kernel; only rates without a 
 
 
 class AudioReader(AbstractContextManager["AudioReader"]):
-    """An opened clip; its windows are mono at `sampling_rate`, equal to slices of the whole clip resampled.
+    """An opened clip; its windows are mono at `sampling_rate` (None: its own), equal to slices of the whole clip resampled.
 
     `source` is a path, the bytes of a file, or an opened binary file that can seek, which is closed with the
     reader; wav, flac, ogg, opus, mp3 and what else libsndfile reads. Only the window is decoded: exact to the
@@ -37,12 +37,12 @@ class AudioReader(AbstractContextManager["AudioReader"]):
     def __init__(
         self,
         source: str | Path | bytes | BinaryIO,
-        sampling_rate: int,
+        sampling_rate: int | None,
         segment: tuple[float, float] | None = None,
     ) -> None:
-        self.sampling_rate = sampling_rate
         self._file = AudioFile(source, segment)
         self.info = self._file.info
+        self.sampling_rate = sampling_rate = sampling_rate or self.info.sampling_rate
         try:
             self._resampler = _resampler(self.info.sampling_rate, sampling_rate)
         except AudioError:
@@ -96,6 +96,11 @@ class AudioReader(AbstractContextManager["AudioReader"]):
         if channel is None and frames.shape[1] > 1:
             return frames.mean(dim=1)
         return frames[:, channel or 0].contiguous()
+
+
+def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Audio (..., T) at another rate, by the filter of the readers; raises AudioError for rates without a small ratio."""
+    return audio if from_rate == to_rate else _resampler(from_rate, to_rate)(audio)
 
 
 @lru_cache(maxsize=16)

@@ -92,6 +92,14 @@ COMMANDS = {
     "reconstruct": Command(
         "use", "reconstruct", "Turn audio into codes and back, to hear what is left; exit code 1 if a clip could not be read."
     ),
+    "evaluate": Command(
+        "evaluation",
+        "evaluate",
+        "Measure models on clips: a table, a summary with intervals, and a page to listen to.",
+    ),
+    "compare": Command(
+        "evaluation", "compare", "Compare models, or evaluations, clip by clip with the first of them."
+    ),
     "runs": Command("runs", "runs", "List runs: state, step, best validation, goodput."),
     "watch": Command(
         "runs", "watch", "Show where a run is; exit code 1 if nobody works on it, though somebody should."

@@ -58,7 +58,7 @@ class ValidationClips:
         for number, dataset in enumerate(datasets):
             count = max(1, (max_clips + len(datasets) - 1 - number) // len(datasets))
             prefix = f"{labels[number]}/" if labels and len(datasets) > 1 else ""
-            chosen = _choose(dataset, count)
+            chosen = choose_clips(dataset, count)
             if not chosen:
                 raise DataError(
                     f"{dataset.dataset_path!r} leaves no clips for validation: hold out a larger share"
@@ -99,8 +99,8 @@ class ValidationClips:
             return apply_gain(reader.read(0, round(self._max_clip_seconds * sampling_rate)))
 
 
-def _choose(dataset: AudioDataset, count: int) -> list[ChosenClip]:
-    """Return at most `count` clips of a source."""
+def choose_clips(dataset: AudioDataset, count: int) -> list[ChosenClip]:
+    """Return at most `count` clips of a source: those with the smallest hashes, or of a few blocks, or the first ones."""
     if not dataset.indexed:
         streamed = islice(dataset.stream_clips(None), count)
         return [ChosenClip(clip.name, dataset, clip) for clip in streamed]
