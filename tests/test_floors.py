@@ -86,6 +86,7 @@ FLOORS = {
         "signals",
         "starting",
         "stopping",
+        "tokenize",
     ],
     7: ["train"],
     8: ["cli"],

@@ -23,6 +23,7 @@ from snac_accel.cli.flags import config_parser, read_config
 from snac_accel.cli.prepare import prepare_parser
 from snac_accel.cli.publishing import export_parser, publish_parser
 from snac_accel.cli.runs import runs_parser, watch_parser
+from snac_accel.cli.tokenize import tokenize_parser
 from snac_accel.cli.use import decode_parser, encode_parser, reconstruct_parser
 from snac_accel.config import DATASET_CONFIGS, MODEL_CONFIGS, TrainingConfig, describe_model
 from snac_accel.config.text import ENVIRONMENT_PREFIX
@@ -42,6 +43,7 @@ PLAIN = {"runs": runs_parser, "watch": watch_parser, **USE, **PUBLISH}  # of com
 PARSERS = {  # of commands with flags of their own
     "doctor": doctor_parser,
     "prepare": prepare_parser,
+    "tokenize": tokenize_parser,
     "evaluate": evaluate_parser,
     "compare": compare_parser,
 }

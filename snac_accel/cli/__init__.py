@@ -100,6 +100,9 @@ COMMANDS = {
     "compare": Command(
         "evaluation", "compare", "Compare models, or evaluations, clip by clip with the first of them."
     ),
+    "tokenize": Command(
+        "tokenize", "tokenize", "Turn the data into a dataset of codes for language models; goes on if it was stopped."
+    ),
     "runs": Command("runs", "runs", "List runs: state, step, best validation, goodput."),
     "watch": Command(
         "runs", "watch", "Show where a run is; exit code 1 if nobody works on it, though somebody should."

@@ -81,13 +81,13 @@ def _parser(command: str, description: str, inputs: str) -> ConfigParser:
     return parser
 
 
-def add_model(parser: ConfigParser) -> None:
+def add_model(parser: ConfigParser, batch_flag: str = "--batch_size") -> None:
     """The flags that say which model works, and how."""
-    parser.add_argument("model", metavar="MODEL", help="an export, a run, a checkpoint, or a repository of the Hub")
+    parser.add_argument("network", metavar="MODEL", help="an export, a run, a checkpoint, or a repository of the Hub")
     device = "cpu, cuda, cuda:1, mps (default: the GPU if there is one)"
     parser.add_argument("--device", metavar="NAME", default="auto", help=device)
     batch = "chunks or clips at a time (default: 4)"
-    parser.add_argument("--batch_size", metavar="N", type=_positive, default=4, help=batch)
+    parser.add_argument(batch_flag, dest="codec_batch", metavar="N", type=_positive, default=4, help=batch)
     chunk = "longer clips are cut into chunks, without seams (default: 10)"
     parser.add_argument("--chunk_seconds", metavar="S", type=_seconds, default=10.0, help=chunk)
 
@@ -127,8 +127,8 @@ def _codec(flags: argparse.Namespace) -> Codec:
     from ..inference import Codec, open_network
 
     seed = None if getattr(flags, "no_noise", False) else getattr(flags, "noise_seed", 0)
-    network = open_network(flags.model, flags.device)
-    return Codec(network, chunk_seconds=flags.chunk_seconds, batch_size=flags.batch_size, noise_seed=seed)
+    network = open_network(flags.network, flags.device)
+    return Codec(network, chunk_seconds=flags.chunk_seconds, batch_size=flags.codec_batch, noise_seed=seed)
 
 
 def _clips(flags: argparse.Namespace) -> Iterator[RawClip | AudioError]:

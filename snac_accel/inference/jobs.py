@@ -11,6 +11,7 @@ from ..audio import AudioError
 from ..dataset.clips import RawClip
 from ..dataset.folder import list_files
 from ..errors import DataError
+from ..tokenize.reading import is_tokenized, read_tokenized
 from .code_files import SUFFIX, facts_of, read_codes, write_codes
 from .codec import Clip, Codec, Codes
 from .inputs import to_encode
@@ -102,27 +103,32 @@ def _stored(
 ) -> Iterator[tuple[Path, Codes]]:
     """Yield place and codes of files, and of those in folders; report those that this model cannot decode."""
     facts = facts_of(codec)
-    for name, path in _code_files(paths):
-        place = output.place(name)
-        try:
-            codes = read_codes(path, facts)
-            codec.check(codes)
-        except DataError as error:
-            summary.num_bad += 1
-            report(str(error))
-        else:
-            yield place, codes
-
-
-def _code_files(paths: Iterable[str]) -> Iterator[tuple[str, Path]]:
     for word in paths:
-        path = Path(word).expanduser()
-        if path.is_dir():
-            found = [name for name in list_files(path) if name.endswith(SUFFIX)]
-            if not found:
-                raise DataError(f"{word} holds no files of codes (*{SUFFIX})")
-            yield from ((name, path / name) for name in found)
-        elif path.is_file():
-            yield path.name, path
-        else:
-            raise DataError(f"no such file or folder: {word!r}")
+        if is_tokenized(Path(word).expanduser()):
+            for name, codes in read_tokenized(Path(word).expanduser(), facts):
+                codec.check(codes)
+                yield output.place(name), codes
+            continue
+        for name, path in _code_files(word):
+            place = output.place(name)
+            try:
+                codes = read_codes(path, facts)
+                codec.check(codes)
+            except DataError as error:
+                summary.num_bad += 1
+                report(str(error))
+            else:
+                yield place, codes
+
+
+def _code_files(word: str) -> Iterator[tuple[str, Path]]:
+    path = Path(word).expanduser()
+    if path.is_dir():
+        found = [name for name in list_files(path) if name.endswith(SUFFIX)]
+        if not found:
+            raise DataError(f"{word} holds no files of codes (*{SUFFIX}), and no tokenized dataset")
+        yield from ((name, path / name) for name in found)
+    elif path.is_file():
+        yield path.name, path
+    else:
+        raise DataError(f"no such file or folder: {word!r}")

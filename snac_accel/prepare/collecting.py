@@ -7,10 +7,10 @@ cut or encoded ones) lie beside it. A step that left its table is not done again
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow
 import pyarrow.parquet
@@ -57,6 +57,17 @@ class Step(NamedTuple):
     clips: list[RawClip] | None  # of a stream; None: the worker reads them itself
 
 
+class Steps(Protocol):
+    """What is done in steps, and where their tables lie."""
+
+    @property
+    def parts(self) -> dict[str, list[Part]]:
+        """The opened sources of each split."""
+
+    def table(self, step: tuple[str, int, int]) -> Path:
+        """Return the place of a step's table, which has a column `clip`; the folder exists."""
+
+
 class Collector(NamedTuple):
     """What the workers of this pass need."""
 
@@ -70,21 +81,18 @@ class Collector(NamedTuple):
         return self.folder / f"{split}-{part:03d}-{number:07d}.parquet"
 
 
-def collect(collector: Collector, processes: Workers) -> Iterator[int]:
+def collect(collector: Steps, processes: Workers, do: Callable[[Step], int]) -> Iterator[int]:
     """Do the steps that are not done; yield the number of clips of each step, done before or now."""
-    collector.folder.mkdir(parents=True, exist_ok=True)
     for name, parts in collector.parts.items():
         for number, part in enumerate(parts):
             if isinstance(part.clips, StreamedClips):
-                todo: Iterable[Step] = _streamed_steps(
-                    collector, name, number, part.clips.read(collector.settings.seed, None, 1)
-                )
+                todo: Iterable[Step] = _streamed_steps(collector, name, number, part.clips.read(0, None, 1))
             else:
                 todo = [Step(name, number, index, *edges, None) for index, edges in enumerate(steps(part))]
-            yield from processes.run(_do, todo)
+            yield from processes.run(do, todo)
 
 
-def _streamed_steps(collector: Collector, split: str, part: int, clips: Iterator[RawClip]) -> Iterator[Step]:
+def _streamed_steps(collector: Steps, split: str, part: int, clips: Iterator[RawClip]) -> Iterator[Step]:
     """Yield the steps of a stream; those that are done are read past, since there is no other way behind them."""
     begin, number = 0, 0
     while True:
@@ -115,23 +123,28 @@ def _some(clips: Iterator[RawClip]) -> list[RawClip]:
     return found
 
 
-def _do(step: Step) -> int:
-    """Do a step, in a worker; return its number of clips."""
+def check_step(step: Step) -> int:
+    """Check the clips of a step, in a worker; return their number."""
     collector: Collector = context()
     path = collector.table(step[:3])
     if path.exists():
         return step.end - step.begin
-    temporary = path.with_name(TEMPORARY_PREFIX + path.name)
     store = Store(path.with_suffix(".bin"))
     rows = [row for number in range(step.begin, step.end) for row in _rows(collector, step, number, store)]
     store.close()
+    write_table(path, pyarrow.Table.from_pylist(rows, PIECES))
+    return step.end - step.begin
+
+
+def write_table(path: Path, table: pyarrow.Table) -> None:
+    """Write the table of a step, whole or not at all."""
+    temporary = path.with_name(TEMPORARY_PREFIX + path.name)
     with open(temporary, "wb") as file:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, PIECES), file)
+        pyarrow.parquet.write_table(table, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
-    return step.end - step.begin
 
 
 def _rows(collector: Collector, step: Step, number: int, store: Store) -> list[dict[str, object]]:
@@ -190,10 +203,15 @@ def _pieces(
 
 def read_pieces(folder: Path) -> dict[str, pyarrow.Table]:
     """Return the tables of all steps, joined for each split, in the order of the sources."""
+    return {
+        split: pyarrow.concat_tables(pyarrow.parquet.ParquetFile(path).read() for path in paths)
+        for split, paths in tables_of(folder).items()
+    }
+
+
+def tables_of(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of all steps, for each split, in the order of the sources."""
     by_split: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("[!.]*.parquet")):
         by_split.setdefault(path.name.rsplit("-", 2)[0], []).append(path)
-    return {
-        split: pyarrow.concat_tables(pyarrow.parquet.ParquetFile(path).read() for path in paths)
-        for split, paths in by_split.items()
-    }
+    return by_split

@@ -21,8 +21,8 @@ LOCK_SECONDS = 5.0  # workers of a killed preparation need a moment to end
 class OutputFolder:
     """The folder that is prepared into."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, done: str = DONE) -> None:
+        self.path, self.done = path, done
         self.work, self.data = path / WORK, path / DATA
         self.steps, self.shards = self.work / "steps", self.work / "shards"
 
@@ -33,11 +33,11 @@ class OutputFolder:
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             return None
-        for path in (self.path / DONE, self.work / "settings.json"):
+        for path in (self.path / self.done, self.work / "settings.json"):
             if path.exists():
                 found = json.loads(path.read_text())
                 self._check_identity(found["settings"], identity)
-                if path.name == DONE:
+                if path.name == self.done:
                     self._check_shards(found)
                     shutil.rmtree(self.work, ignore_errors=True)  # where the last moment was interrupted
                     return dict(found)
@@ -121,7 +121,7 @@ class OutputFolder:
                 )
         self._write(BAD, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in bad))
         self._write(CARD, card)
-        replace_json(self.path / DONE, dict(summary))
+        replace_json(self.path / self.done, dict(summary))
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _write(self, name: str, text: str) -> None:

@@ -17,7 +17,7 @@ from ..dataset.clips import read_source
 from ..dataset.streams import StreamedClips
 from ..errors import DataError
 from .card import card
-from .collecting import Collector, collect, read_pieces
+from .collecting import Collector, check_step, collect, read_pieces
 from .output import OutputFolder
 from .processes import workers
 from .settings import PrepareSettings, Summary
@@ -37,7 +37,7 @@ def prepare(settings: PrepareSettings) -> Summary:
     try:
         if done := output.finished(settings.identity()):
             return Summary(settings.output, done["splits"], was_complete=True)
-        parts = open_parts(settings)
+        parts = open_parts(settings.splits, settings.cache_dir, settings.cache_gigabytes)
         with output.opened(settings.identity()):
             output.check_sources(
                 {split: [part.digest() for part in members] for split, members in parts.items()}
@@ -57,9 +57,9 @@ def _prepare(settings: PrepareSettings, output: OutputFolder, parts: dict[str, l
     collector = Collector(settings, parts, output.steps)
     with (
         workers(settings.workers, collector) as processes,
-        _bar(settings, "checking", _num_clips(parts), "clips") as bar,
+        _bar(settings, "checking", num_clips(parts), "clips") as bar,
     ):
-        for count in collect(collector, processes):
+        for count in collect(collector, processes, check_step):
             bar.update(count)
     pieces = read_pieces(output.steps)
     plans = {split: plan_split(split, pieces[split], settings) for split in parts if split in pieces}
@@ -108,7 +108,7 @@ def _bar(settings: PrepareSettings, title: str, total: int | None, unit: str) ->
     )
 
 
-def _num_clips(parts: dict[str, list[Part]]) -> int | None:
+def num_clips(parts: dict[str, list[Part]]) -> int | None:
     """Return how many clips the sources hold, None if one of them does not say."""
     lengths = [len(part.clips) if not isinstance(part.clips, StreamedClips) else None for part in _all(parts)]
     return None if None in lengths else sum(length or 0 for length in lengths)

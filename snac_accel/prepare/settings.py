@@ -51,17 +51,7 @@ class PrepareSettings:
             raise ConfigError(f"--sampling_rate = {self.sampling_rate}: should lie in 4000..384000 Hz")
         if self.max_clip_seconds is not None and not self.max_clip_seconds >= 1:
             raise ConfigError(f"--max_clip_seconds = {self.max_clip_seconds:g}: should be 1 or more")
-        for path in {source.dataset_path for sources in self.splits.values() for source in sources}:
-            place, output = Path(path).expanduser().resolve(), self.output.resolve()
-            if place.exists() and (output.is_relative_to(place) or place.is_relative_to(output)):
-                raise ConfigError(
-                    f"--output = {str(self.output)!r}: one of it and the source {path!r} lies in the other"
-                )
-        for name in self.splits:
-            if not re.fullmatch(r"\w+(\.\w+)*", name):  # what `datasets` takes for the name of a split
-                raise ConfigError(
-                    f"--splits: {name!r} cannot be the name of a split: letters, digits, '_' and single dots"
-                )
+        check_splits(self.splits, self.output)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the shards depend on, as plain values."""
@@ -81,6 +71,21 @@ class PrepareSettings:
             "max_clip_seconds": self.max_clip_seconds,
             "seed": self.seed,
         }
+
+
+def check_splits(splits: Mapping[str, Sequence[SourceSettings]], output: Path) -> None:
+    """Raise ConfigError if `output` and a source lie one in the other, or if a split has a name that it cannot have."""
+    for path in {source.dataset_path for sources in splits.values() for source in sources}:
+        place, folder = Path(path).expanduser().resolve(), output.resolve()
+        if place.exists() and (folder.is_relative_to(place) or place.is_relative_to(folder)):
+            raise ConfigError(
+                f"--output = {str(output.resolve())!r}: one of it and the source {path!r} lies in the other"
+            )
+    for name in splits:
+        if not re.fullmatch(r"\w+(\.\w+)*", name):  # what `datasets` takes for the name of a split
+            raise ConfigError(
+                f"--splits: {name!r} cannot be the name of a split: letters, digits, '_' and single dots"
+            )
 
 
 def splits_of(config: TrainingConfig, names: Sequence[str] | None = None) -> dict[str, list[SourceSettings]]:

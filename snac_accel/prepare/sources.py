@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..config.data import SourceSettings
 from ..dataset.block_cache import BlockCache, default_folder
 from ..dataset.clips import Clips
 from ..dataset.sources import Request, open_source
 from ..dataset.streams import StreamedClips
-from .settings import PrepareSettings
 
 CLIPS_PER_STEP = 100  # checked in one step; what is lost when a preparation is killed
 
@@ -29,12 +29,14 @@ class Part(NamedTuple):
         return None if isinstance(self.clips, StreamedClips) else self.clips.digest()
 
 
-def open_parts(settings: PrepareSettings) -> dict[str, list[Part]]:
-    """Open all sources; raises DataError, one line, for the first that cannot be."""
-    folder = Path(settings.cache_dir) if settings.cache_dir else default_folder()
-    cache = BlockCache(folder, int(settings.cache_gigabytes * 1e9))
+def open_parts(
+    splits: Mapping[str, Sequence[SourceSettings]], cache_dir: str | None, cache_gigabytes: float
+) -> dict[str, list[Part]]:
+    """Open the sources of all splits; raises DataError, one line, for the first that cannot be."""
+    folder = Path(cache_dir) if cache_dir else default_folder()
+    cache = BlockCache(folder, int(cache_gigabytes * 1e9))
     parts: dict[str, list[Part]] = {}
-    for split, sources in settings.splits.items():
+    for split, sources in splits.items():
         parts[split] = []
         for source in sources:
             request = Request(
