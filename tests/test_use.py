@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import soundfile
 import torch
 from snac import SNAC
@@ -17,6 +19,7 @@ from snac_accel import cli
 from snac_accel.export import write_export
 from snac_accel.generator import TrainableSNAC, zero_encoding_biases
 from snac_accel.inference.outputs import OutputFolder, safe_path
+from snac_accel.weight_names import folded, with_old_names
 
 import tiny
 
@@ -120,6 +123,17 @@ def test_the_level_is_kept(tmp_path: Path, demo_folder: Path) -> None:
     assert float(seen[0][0, 0, len(speech) :].abs().sum()) == 0
     write_audio(tmp_path / "out.wav", [torch.from_numpy(speech[:700]), torch.from_numpy(speech[700:])], 16_000)
     assert np.array_equal(soundfile.read(tmp_path / "out.wav", dtype="float32")[0], speech)
+
+
+@pytest.mark.parametrize("form", [folded, with_old_names])
+def test_weights_by_other_names_give_the_same_codes(form: Any, model: str, sounds: Path, tmp_path: Path) -> None:
+    """Folded weights, and the names of older torch."""
+    shutil.copytree(model, tmp_path / "other")
+    weights = safetensors.torch.load_file(Path(model) / "model.safetensors")
+    safetensors.torch.save_file(form(weights), tmp_path / "other" / "model.safetensors")
+    for name, source in {"a": model, "b": str(tmp_path / "other")}.items():
+        assert cli.main(["encode", source, str(sounds / "one.wav"), "--output", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a" / "one.safetensors").read_bytes() == (tmp_path / "b" / "one.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

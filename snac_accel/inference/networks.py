@@ -19,6 +19,7 @@ from ..errors import CheckpointError, ConfigError
 from ..export import read_model
 from ..generator import TrainableSNAC
 from ..stored import MANIFEST, list_checkpoints
+from ..weight_names import with_current_names
 from .noise import NoisePlace, place_noise
 from .reach import Reach, reach_of
 
@@ -71,6 +72,7 @@ def _build(source: str, config: dict[str, Any], weights: dict[str, Tensor]) -> T
     with torch.device("meta"):
         model = TrainableSNAC(**checked)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    weights = with_current_names(weights, shapes)
     found = {name: tensor.shape for name, tensor in weights.items()}
     if wrong := sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)):
         raise CheckpointError(f"{source}: its weights do not fit its config.json (first difference: {wrong[0]})")
