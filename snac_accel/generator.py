@@ -9,6 +9,7 @@ Shapes: B batch, T samples, D latent channels, d codebook dimension, F frames of
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -105,6 +106,13 @@ def encoding_modules(generator: TrainableSNAC) -> list[torch.nn.Module]:
     """
     levels = generator.quantizer.quantizers
     return [generator.encoder, *(level.in_proj for level in levels), *(level.codebook for level in levels)]
+
+
+def freeze(generator: TrainableSNAC, parts: Collection[str]) -> None:
+    """Keep the parameters of encoder, quantizer or decoder as they are: no gradient, so no optimiser moves them."""
+    for part in parts:
+        for parameter in getattr(generator, part).parameters():
+            parameter.requires_grad_(False)
 
 
 def _quantize_levels(levels: list[VectorQuantize], latent: Tensor) -> QuantizerOutput:

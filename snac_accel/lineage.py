@@ -41,8 +41,13 @@ def codes_digest(weights: Mapping[str, Tensor]) -> str:
 
 def write_origin(root: Path, source: str, weights: Mapping[str, Tensor]) -> None:
     """Keep what the run in `root` starts from."""
+    keep(root, Origin(source, codes_digest(weights)))
+
+
+def keep(root: Path, origin: Origin) -> None:
+    """Write it down in the run's folder."""
     root.mkdir(parents=True, exist_ok=True)
-    replace_json(root / FILE, Origin(source, codes_digest(weights))._asdict())
+    replace_json(root / FILE, origin._asdict())
 
 
 def read_origin(root: Path) -> Origin | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from .config import TrainingConfig, validate
-from .generator import TrainableSNAC, encoding_modules
+from .generator import TrainableSNAC
+from .rates import Group, generator_groups
 
 
 def setup_optimizers(
@@ -22,9 +23,7 @@ def setup_optimizers(
     """AdamW and schedule, one of each for the generator and one for all discriminators together."""
     config = validate(config)
     settings, options = config.training, config.optimizer
-    encoding = [parameter for part in encoding_modules(generator) for parameter in part.parameters()]
-    own = {id(parameter) for parameter in encoding}
-    others = [parameter for parameter in generator.parameters() if id(parameter) not in own]
+    groups = generator_groups(generator, settings)
     judging = [parameter for module in discriminators.values() for parameter in module.parameters()]
     shared: dict[str, Any] = {
         "betas": options.betas,
@@ -33,25 +32,30 @@ def setup_optimizers(
         "fused": True,  # one pass over all parameters instead of a dozen operations for each
     }
     optimizers: dict[str, Optimizer] = {
-        "generator": AdamW([{"params": encoding}, {"params": others}], lr=settings.learning_rate, **shared)
+        "generator": AdamW([{"params": group.parameters} for group in groups], lr=settings.learning_rate, **shared)
     }
     if judging:
         rate = settings.discriminator_learning_rate or settings.learning_rate
         optimizers["discriminator"] = AdamW(judging, lr=rate, **shared)
-    return optimizers, {name: schedule(name, optimizer, config) for name, optimizer in optimizers.items()}
+    return optimizers, {name: schedule(name, optimizer, config, groups) for name, optimizer in optimizers.items()}
 
 
-def schedule(name: str, optimizer: Optimizer, config: TrainingConfig) -> LRScheduler:
-    """The schedule of an optimiser: functions of the step alone, one for each of its groups."""
+def schedule(name: str, optimizer: Optimizer, config: TrainingConfig, groups: Sequence[Group]) -> LRScheduler:
+    """The schedule of an optimiser: functions of the step alone, one for each of its groups (the generator's: `groups`)."""
     settings, codebook = config.training, config.codebook
 
     def factor(step: int) -> float:
         return learning_rate_factor(step, settings.lr_decay, settings.warmup_steps)
 
-    def encoding_factor(step: int) -> float:
-        return factor(step) * release_factor(step, codebook.hold_steps, codebook.release_steps)
+    def of_group(group: Group) -> Callable[[int], float]:
+        def generator_factor(step: int) -> float:
+            moving = factor(step) * group.factor * (step >= settings.generator_wait_steps)
+            held = release_factor(step, codebook.hold_steps, codebook.release_steps) if group.encoding else 1.0
+            return moving * held
 
-    return LambdaLR(optimizer, [encoding_factor, factor] if name == "generator" else factor)
+        return generator_factor
+
+    return LambdaLR(optimizer, [of_group(group) for group in groups] if name == "generator" else factor)
 
 
 def renew_optimizers(

@@ -49,6 +49,17 @@ _SNAC_32KHZ: ModelConfig = {
 # hubertsiuzdak/snac_44khz, music and sound effects: the 32 kHz network at another rate.
 _SNAC_44KHZ: ModelConfig = {**_SNAC_32KHZ, "sampling_rate": 44100}
 
+# Not published: the 24 kHz network for speech recorded at 16 kHz. Frames of 320 samples, 50 a second; padding to 0.08 s.
+_SNAC_16KHZ: ModelConfig = {
+    **_SNAC_24KHZ,
+    "sampling_rate": 16000,
+    "encoder_rates": [2, 4, 5, 8],
+    "decoder_rates": [8, 5, 4, 2],
+}
+
+# Not published: the 44.1 kHz network at 48 kHz. Frames of 384 samples, 125 a second; padding to 0.256 s.
+_SNAC_48KHZ: ModelConfig = {**_SNAC_32KHZ, "sampling_rate": 48000}
+
 # Not published: small enough to train in minutes on two CPU cores; for the demo and the tests.
 _TINY: ModelConfig = {
     "sampling_rate": 16000,
@@ -107,8 +118,15 @@ def describe_model(model_config: Mapping[str, Any]) -> ModelFacts:
     )
 
 
-# Whole padding quanta near the paper's 0.8 s: 9 x 2048, 2 x 12288, 3 x 12288 and 32 x 256 samples.
-SEGMENT_SECONDS: dict[str, float] = {"24khz": 0.768, "32khz": 0.768, "44khz": 0.836, "tiny": 0.512}
+# Whole padding quanta near the paper's 0.8 s: 9 x 2048, 2 x 12288, 3 x 12288, 10 x 1280, 3 x 12288 and 32 x 256 samples.
+SEGMENT_SECONDS: dict[str, float] = {
+    "24khz": 0.768,
+    "32khz": 0.768,
+    "44khz": 0.836,
+    "16khz": 0.8,
+    "48khz": 0.768,
+    "tiny": 0.512,
+}
 
 # What the paper trains every model with: AdamW at 6e-4, 800 k iterations of 16 clips.
 _PAPER: dict[str, Any] = {
@@ -211,6 +229,52 @@ _DEMO: dict[str, Any] = {
     },
 }
 
+# Fine-tuning: the published 24 kHz weights on the shipped speech, which --dataset_path replaces by yours. The discriminators, if
+# none lie beside the weights, learn alone until they can tell what is real; then low rates, and an average of the weights.
+_FINETUNE_24KHZ_DECODER: dict[str, Any] = {
+    **{key: _DEMO[key] for key in ("dataset_path", "configuration", "split", "audio_column", "streaming", "access")},
+    "model_config": "24khz",
+    "segment_length": SEGMENT_SECONDS["24khz"],
+    "batch_size": 8,
+    "learning_rate": 1e-4,
+    "discriminator_learning_rate": 2e-4,
+    "num_iterations": 10000,
+    "source": "the demo's speech; the model from hubertsiuzdak/snac_24khz on the Hub (MIT)",
+    "sections": {
+        "training": {
+            "init_from": "hubertsiuzdak/snac_24khz",
+            "freeze": ["encoder", "quantizer"],  # the codes stay, so language models built on them still fit
+            "generator_wait_steps": 500,
+            "warmup_steps": 200,
+            "lr_decay": 0.9998,
+            "log_interval": 50,
+            "validation_interval": 500,
+            "save_interval": 1000,
+        },
+        "validation": {"split": "validation"},
+        "averaging": {"decay": 0.999},
+        "codebook": {"restart": False},
+        "paths": {"run_name": "finetune_24khz_decoder"},
+    },
+}
+
+# Everything moves, encoder and codebooks slowest: the codes change, so it is for those who use this codec alone.
+_FINETUNE_24KHZ_FULL: dict[str, Any] = {
+    **_FINETUNE_24KHZ_DECODER,
+    "learning_rate": 5e-5,
+    "discriminator_learning_rate": 1e-4,
+    "sections": {
+        **_FINETUNE_24KHZ_DECODER["sections"],
+        "training": {
+            **_FINETUNE_24KHZ_DECODER["sections"]["training"],
+            "freeze": [],
+            "encoder_rate": 0.3,
+            "quantizer_rate": 0.3,
+        },
+        "paths": {"run_name": "finetune_24khz_full"},
+    },
+}
+
 # The flat keys of a data preset, and the section of the configuration that each belongs to; what else the run
 # sets stands, already nested, under "sections". "source" and "access" are for the reader.
 _SECTION_OF_KEY = {
@@ -253,6 +317,8 @@ MODEL_CONFIGS: dict[str, ModelConfig] = {
     "24khz": _SNAC_24KHZ,
     "32khz": _SNAC_32KHZ,
     "44khz": _SNAC_44KHZ,
+    "16khz": _SNAC_16KHZ,
+    "48khz": _SNAC_48KHZ,
     "tiny": _TINY,
 }
 
@@ -262,4 +328,6 @@ DATASET_CONFIGS: dict[str, dict[str, Any]] = {
     "librispeech": _LIBRISPEECH,
     "vctk": _VCTK,
     "demo": _DEMO,
+    "finetune_24khz_decoder": _FINETUNE_24KHZ_DECODER,
+    "finetune_24khz_full": _FINETUNE_24KHZ_FULL,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from signal import Signals
@@ -36,7 +36,7 @@ from .discriminators import DISCRIMINATORS
 from .doctor import quick_check
 from .errors import ConfigError
 from .files import writing_problem
-from .generator import TrainableSNAC, zero_encoding_biases
+from .generator import TrainableSNAC, freeze, zero_encoding_biases
 from .keeping import is_best, open_saver, save, save_now
 from .launching import accumulation_steps, create_accelerator, release
 from .meter import StepMeter, count_step
@@ -61,7 +61,7 @@ from .runs import COMPLETE, STOPPED
 from .seeds import derive_seed
 from .session import Session, account, agree_to_stop, log_step, take_unlogged
 from .signals import StopSignal
-from .starting import load_generator, start_codebooks
+from .starting import keep_origin, load_discriminators, load_generator, start_codebooks
 from .state import TrainState
 from .step import StepSettings, train_step
 from .stopping import STOP_FILE, Stopping, find_deadline
@@ -160,7 +160,7 @@ def fit(session: Session) -> int:
             [batch.audio.to(session.accelerator.device, non_blocking=True) for batch in batches],
             state,
             session.accelerator,
-            step_settings(session.config),
+            step_settings(session.config, state.step),
             log_unweighted=(state.step + 1) % settings.log_interval == 0,
         )
         meet_trouble(session, batches, report)
@@ -255,13 +255,15 @@ def timed(batches: Iterable[list[Batch]]) -> Iterator[tuple[list[Batch], float]]
         yield item, time.perf_counter() - started
 
 
-def step_settings(config: TrainingConfig) -> StepSettings:
-    """What `train_step` takes from the config."""
+def step_settings(config: TrainingConfig, step: int = 0) -> StepSettings:
+    """What `train_step` takes from the config, at this step."""
+    options = config.training
+    held = "quantizer" in options.freeze or step < options.generator_wait_steps
     return StepSettings(
         loss_weights=loss_weights(config),
         sampling_rate=config.model.sampling_rate,
         max_grad_norm=config.training.max_grad_norm,
-        restart_after=config.codebook.restart_after if config.codebook.restart else None,
+        restart_after=config.codebook.restart_after if config.codebook.restart and not held else None,
         seed=config.training.seed,
         guards=guards_of(config),
     )
@@ -284,11 +286,13 @@ def setup_session(
     training, validation = on_every_rank(accelerator, lambda: setup_dataset(config))
     check_data(accelerator, lambda: data_facts(training, validation))
     start.end("data")
-    generator, discriminators = on_every_rank(accelerator, lambda: setup_models(config, accelerator.device))
+    said: list[str] = []
+    generator, discriminators = on_every_rank(accelerator, lambda: setup_models(config, accelerator.device, said.append))
     start.end("models")
     counted = count_step(config, accelerator, accumulation, generator, discriminators)
     start.end("counting")
     aside = on_first_rank(accelerator, lambda: open_folder(folder, config))
+    on_first_rank(accelerator, lambda: keep_origin(folder, config, generator))
     pulse.begin(folder.logs)
     if folder.resume_from is None:
         # The other ranks are given the outcome with all other weights, when the models are wrapped.
@@ -301,7 +305,7 @@ def setup_session(
     global_batch_size = settings.batch_size * accelerator.num_processes * accumulation
     check_passes(config, training, global_batch_size)
     start.end("optimizers")
-    notes = [*folder.notes, aside]
+    notes = [*folder.notes, aside, *(said if folder.resume_from is None else [])]
     if folder.resume_from is not None:
         notes += resume(folder, state, training, config, accelerator, global_batch_size)
         start.end("checkpoint")
@@ -412,9 +416,14 @@ def setup_dataset(config: TrainingConfig | Mapping[str, Any]) -> tuple[Mixture, 
 
 
 def setup_models(
-    config: TrainingConfig | Mapping[str, Any], device: torch.device | str = "cpu"
+    config: TrainingConfig | Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[TrainableSNAC, dict[str, nn.Module]]:
-    """The generator, from `training.init_from` where that is given, and the discriminators by name."""
+    """The generator, from `training.init_from` where that is given, and the discriminators by name.
+
+    `say` is told where the discriminators come from.
+    """
     config = validate(config)
     torch.manual_seed(derive_seed(config.training.seed, "models"))
     model = to_dict(config)["model"]
@@ -426,6 +435,9 @@ def setup_models(
     }
     if source := config.training.init_from:
         load_generator(generator, source, model)
+        if config.training.init_discriminators:
+            say(load_discriminators(discriminators, source))
+    freeze(generator, config.training.freeze)
     return generator.to(device), {name: module.to(device) for name, module in discriminators.items()}
 
 

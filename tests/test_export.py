@@ -55,7 +55,7 @@ def test_the_stock_package_loads_it_with_the_same_codes_and_audio(
     assert all(torch.equal(a, b) for a, b in zip(ours.codes, codes, strict=True))
 
 
-@pytest.mark.parametrize("name", ["24khz", "32khz", "44khz", "tiny"])
+@pytest.mark.parametrize("name", ["24khz", "32khz", "44khz", "16khz", "48khz", "tiny"])
 def test_the_published_shapes_give_the_same_codes_and_audio_in_the_stock_package(
     name: str, speech: Tensor, tmp_path: Path
 ) -> None:

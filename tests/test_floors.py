@@ -47,6 +47,7 @@ FLOORS = {
         "pace",
         "state",
         "tensor_files",
+        "training_pack",
         "weight_names",
     ],
     5: [
@@ -58,6 +59,7 @@ FLOORS = {
         "meter",
         "optimizers",
         "profiling",
+        "rates",
         "report",
         "resuming",
         "hub",

@@ -104,7 +104,19 @@ class TrainingConfig(Section):
         self._check_profile()
         self._check_allowed()
         self._check_hub()
+        self._check_freeze()
         return self
+
+    def _check_freeze(self) -> None:
+        training = self.training
+        if len(set(training.freeze)) == 3:
+            raise inconsistent("training.freeze", training.freeze, "leaves nothing to train; should leave out one of them")
+        if training.freeze and training.init_from is None:
+            problem = "should come with training.init_from: random weights would stay random"
+            raise inconsistent("training.freeze", training.freeze, problem)
+        if training.generator_wait_steps and not self.discriminators.chosen:
+            problem = "should be 0 when all discriminators are null"
+            raise inconsistent("training.generator_wait_steps", training.generator_wait_steps, problem)
 
     def _check_hub(self) -> None:
         if self.hub.push == "best" and not (self.checkpoint.keep_best and self.validation.enabled):

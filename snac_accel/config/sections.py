@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .fields import AnyNumber, Count, CountOrZero, Name, Pair, Section, Share, Weight, inconsistent
+from .finetuning import FineTuningSettings
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Tracker = Literal[
@@ -14,7 +15,7 @@ Tracker = Literal[
 ]  # what Accelerate 1.15 knows
 
 
-class TrainingSettings(Section):
+class TrainingSettings(FineTuningSettings):
     """The optimisation: batches, learning rates, intervals. A step is one global batch."""
 
     batch_size: Count = Field(default=16, description="Clips per process and micro-batch.")
@@ -46,10 +47,6 @@ class TrainingSettings(Section):
         description="Matrix products in float32: highest (all digits), high (TF32) or medium (bfloat16).",
     )
     tf32_convolutions: bool = Field(default=True, description="Convolutions in float32 may use TF32 (GPUs).")
-    init_from: Name | None = Field(
-        default=None,
-        description="SNAC folder or Hub repository whose weights the run starts from; null: random.",
-    )
     non_finite_limit: Count = Field(
         default=100, description="Consecutive skipped (non-finite) steps that stop the run."
     )
