@@ -253,7 +253,7 @@ _FINETUNE_24KHZ_DECODER: dict[str, Any] = {
         },
         "validation": {"split": "validation"},
         "averaging": {"decay": 0.999},
-        "codebook": {"restart": False},
+        "codebook": {"method": "gradient", "restart": False},
         "paths": {"run_name": "finetune_24khz_decoder"},
     },
 }

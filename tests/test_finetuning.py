@@ -148,14 +148,17 @@ def test_rates_fall_from_layer_to_layer_away_from_the_output() -> None:
 @pytest.mark.parametrize(
     ("training", "message"),
     [
+        ({"freeze": ["quantizer"], "init_from": "a/b", "method": "moving_average"}, "codebook.method .*should be gradient"),
         ({"freeze": ["encoder"]}, "training.freeze = .*should come with training.init_from"),
         ({"freeze": ["encoder", "quantizer", "decoder"], "init_from": "a/b"}, "leaves nothing to train"),
         ({"freeze": ["vocoder"]}, "encoder"),
     ],
 )
 def test_mistakes_are_named(training: dict[str, Any], message: str) -> None:
+    training = dict(training)
+    codebook = {"method": training.pop("method", "gradient")}
     with pytest.raises(ConfigError, match=message):
-        validate(tiny_config(training=training))
+        validate(tiny_config(training=training, codebook=codebook))
 
 
 @pytest.mark.parametrize("preset", ["finetune_24khz_decoder", "finetune_24khz_full"])

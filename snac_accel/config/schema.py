@@ -114,6 +114,10 @@ class TrainingConfig(Section):
         if training.freeze and training.init_from is None:
             problem = "should come with training.init_from: random weights would stay random"
             raise inconsistent("training.freeze", training.freeze, problem)
+        stands = "quantizer" in training.freeze or training.generator_wait_steps > 0
+        if stands and self.codebook.method != "gradient":
+            problem = "should be gradient where the quantizer is frozen or waits: the codes would move all the same"
+            raise inconsistent("codebook.method", self.codebook.method, problem)
         if training.generator_wait_steps and not self.discriminators.chosen:
             problem = "should be 0 when all discriminators are null"
             raise inconsistent("training.generator_wait_steps", training.generator_wait_steps, problem)
