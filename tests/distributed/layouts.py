@@ -250,6 +250,8 @@ def moving(state: Any) -> dict[str, Any]:
     for name, optimizer in state.optimizers.items():
         for index, moments in optimizer.state_dict()["state"].items():
             flat |= {f"moments.{name}.{index}.{key}": tensor for key, tensor in moments.items()}
+    if state.codebook_method is not None:
+        flat |= {f"moments.method.{name}": tensor for name, tensor in state.codebook_method.state_dict().items()}
     return flat | {f"usage.{name}": tensor for name, tensor in state.usage.state_dict().items()}
 
 
