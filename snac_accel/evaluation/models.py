@@ -21,6 +21,7 @@ from ..generator import TrainableSNAC, unproject
 from ..redaction import nameable
 from ..run_folder import root_of, saved_config
 from ..stored import MANIFEST, find_checkpoint, list_checkpoints, verify_checkpoint
+from ..weight_names import with_current_names
 
 MAX_LABEL = 60
 
@@ -92,10 +93,11 @@ def build(name: str, model: dict[str, Any], weights: dict[str, Tensor]) -> Train
     try:
         checked = to_dict(validate({"model": model, "validation": {"enabled": False}}))["model"]
     except ConfigError as error:
-        raise CheckpointError(f"{name} is no model that can be evaluated: {error}") from error
+        raise CheckpointError(f"{name} is no model that can be used: {error}") from error
     with torch.device("meta"):
         generator = TrainableSNAC(**checked)
     shapes = {key: value.shape for key, value in generator.state_dict().items()}
+    weights = with_current_names(weights, shapes)
     if shapes != {key: value.shape for key, value in weights.items()}:
         wrong = sorted(key for key in shapes.keys() | weights.keys() if key not in weights or key not in shapes) or ["a shape"]
         raise CheckpointError(f"{name}: its weights do not fit its config.json (first difference: {wrong[0]})")
