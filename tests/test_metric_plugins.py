@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,9 @@ def test_a_metric_gets_the_rate_it_asks_for(plugin: Path) -> None:
     [
         ("mel_distanse", "unknown metric 'mel_distanse': did you mean 'mel_distance'? known are "),
         ("my_metrics:", "unknown metric 'my_metrics:'"),
-        ("no_such_module:peak", "cannot be loaded: No module named 'no_such_module'; is its folder in PYTHONPATH?"),
-        ("my_metrics:nothing", "cannot be loaded: module 'my_metrics' has no attribute 'nothing'"),
+        ("no_module:peak", "cannot be loaded: ModuleNotFoundError: No module named 'no_module'; is its folder in PYTHONPATH?"),
+        ("my_metrics:nothing", "cannot be loaded: AttributeError: module 'my_metrics' has no attribute 'nothing'"),
+        ("..my_metrics:peak", "cannot be loaded: TypeError: "),
         ("my_metrics:loudest", "is a function, should be a snac_accel.metrics.Metric: clip_metric makes one of a function"),
     ],
 )
@@ -87,6 +89,17 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     }
     assert [name for name in METRICS if name not in missing] == usable
     assert usable_metrics(["pesq", "si_sdr_db"])[0] == ["si_sdr_db"]
+
+
+def test_the_page_names_them_all(tmp_path: Path) -> None:
+    """Name, direction and package as in the table of docs/quality/metrics.md; its example runs."""
+    text = (Path(__file__).parent.parent / "docs" / "quality" / "metrics.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("`"): (row[3], row[6].replace("`", "").replace(", ", " and ") or None) for row in rows}
+    assert told == {name: (metric.better, metric.package) for name, metric in METRICS.items()}
+    example = re.search(r"```python\n(import torch.*?)```", text, re.DOTALL)
+    assert example
+    exec(compile(example[1], "metrics.md", "exec"), {})
 
 
 def test_validation_needs_no_extra() -> None:

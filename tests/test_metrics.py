@@ -113,6 +113,7 @@ def test_distances_of_silence_are_numbers(real: Tensor) -> None:
     for name in set(VALIDATION_METRICS) - {"si_sdr_db"}:
         assert METRICS[name](silence, silence, sampling_rate=RATE) == (0.0, 4)
     assert si_sdr_db(silence, real, sampling_rate=RATE).num_clips == 0
+    assert si_sdr_db(real, silence, sampling_rate=RATE) == (4 * -80.0, 4)  # not the 0 dB of a good codec
 
 
 @pytest.mark.parametrize("name", VALIDATION_METRICS)

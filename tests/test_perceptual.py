@@ -82,7 +82,7 @@ def test_clips_that_cannot_be_measured_count_as_none(name: str, pair: tuple[Tens
     assert metric(tick, tick, sampling_rate=RATE).num_clips in ((1,) if "dnsmos" in name else (0,))
 
 
-@pytest.mark.parametrize(("name", "mark"), [("pesq", 1.04), ("stoi", 0.0), ("visqol", 1.0), ("dnsmos", 1.0), ("voicing_f1", 0.0)])
+@pytest.mark.parametrize(("name", "mark"), [("pesq", 1.0), ("stoi", 0.0), ("visqol", 1.0), ("dnsmos", 1.0), ("voicing_f1", 0.0)])
 def test_a_silent_reconstruction_gets_the_lowest_mark(name: str, mark: float, pair: tuple[Tensor, Tensor]) -> None:
     real, _ = pair
     assert METRICS[name](real, torch.zeros_like(real), sampling_rate=RATE) == (mark, 1)

@@ -14,6 +14,7 @@ from ..losses import multi_scale_mel_loss
 from .family import MetricSum, per_clip
 
 FLOOR = 1e-5  # magnitudes below it count as it: -100 dB
+NOTHING_OF_IT = -80.0  # dB
 SHORTEST = 1025  # samples: a window of 2048 is centred on the first one by reflecting 1024
 
 
@@ -93,7 +94,8 @@ def _decibels(audio: Tensor, window: int, hop: int) -> Tensor:
 def si_sdr_db(real: Tensor, fake: Tensor, *, sampling_rate: int) -> MetricSum:
     """Scale-invariant signal-to-distortion ratio in dB; higher is better, unbounded (here at most about 80 for float32).
 
-    Means are removed. Not defined for a constant (silent) original. A codec is made to sound alike, not to keep the
+    Means are removed. Not defined for a constant (silent) original; a constant reconstruction gets -80 dB, as much as one that
+    has nothing of the original, where the formula says 0 / 0. A codec is made to sound alike, not to keep the
     waveform: good ones are often near 0 dB. Source: Le Roux et al. 2019, equation 1.
     """
     return per_clip(real, fake, _si_sdr)
@@ -101,8 +103,10 @@ def si_sdr_db(real: Tensor, fake: Tensor, *, sampling_rate: int) -> MetricSum:
 
 def _si_sdr(real: Tensor, fake: Tensor, epsilon: float = 1e-8) -> Tensor | None:
     real, fake = (x.flatten() - x.mean() for x in (real, fake))
-    if not real.any():
+    if real @ real <= epsilon:
         return None
+    if fake @ fake <= epsilon:
+        return torch.tensor(NOTHING_OF_IT)
     target = (fake @ real) / (real @ real + epsilon) * real
     noise = fake - target
     return 10 * torch.log10((target @ target + epsilon) / (noise @ noise + epsilon))

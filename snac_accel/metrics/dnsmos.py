@@ -45,7 +45,7 @@ def dnsmos_p808(real: Samples, fake: Samples, sampling_rate: int) -> float | Non
     return marks(fake.tobytes()).p808
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def marks(samples: bytes) -> Marks:
     """Of float32 samples at 16 kHz; kept, because two metrics ask for the same clip."""
     audio = np.clip(np.frombuffer(samples, dtype=np.float32), -1, 1)

@@ -5,6 +5,7 @@ Each gets one clip as two float32 arrays (T,), real first, at the rate that it i
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -15,11 +16,11 @@ from .family import Samples
 # The C code of P.862 holds 50 utterances and writes past its arrays at the 51st, which ends the process. An utterance and its
 # pause take at least 0.4 s, so 15 s cannot hold as many.
 PESQ_SECONDS = 15
-PESQ_LOWEST = 1.04  # of the MOS scale of P.862.2
+PESQ_LOWEST = 1.0  # where the scale of P.862.2 ends; what can be heard at all gets 1.01 and more
 
 
 def pesq_wideband(real: Samples, fake: Samples, sampling_rate: int) -> float | None:
-    """Perceptual evaluation of speech quality, wide band, as MOS-LQO: 1.04 to 4.64, higher is better.
+    """Perceptual evaluation of speech quality, wide band, as MOS-LQO: 1 to 4.64, higher is better.
 
     For speech at 16 kHz: nothing above 8 kHz is heard. Levels are aligned inside. Clips over 15 s are measured in equal pieces
     and averaged (the standard asks for 8 to 12 s); under 0.25 s, or without an utterance, it is not defined. Sources: ITU-T
@@ -61,8 +62,10 @@ def _stoi(real: Samples, fake: Samples, sampling_rate: int, *, extended: bool) -
 
     if len(real) < sampling_rate * 0.4:
         return None
-    value = float(published(real, fake, sampling_rate, extended=extended))
-    return None if value == 1e-5 else value  # what it returns, with a warning, when too little is left
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        value = float(published(real, fake, sampling_rate, extended=extended))
+    return None if value == 1e-5 else value  # what it returns, with that warning, when too little is left
 
 
 def visqol(real: Samples, fake: Samples, sampling_rate: int) -> float | None:

@@ -49,7 +49,7 @@ def voicing_f1(real: Samples, fake: Samples, sampling_rate: int) -> float | None
     return 2 * hits / (2 * hits + wrong) if hits + wrong else None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def pitch(samples: bytes) -> Pitch:
     """Of float32 samples at 16 kHz; kept, because two metrics ask for the same clips."""
     found = _detector().detect(np.frombuffer(samples, dtype=np.float32), RATE)

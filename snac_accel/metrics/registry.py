@@ -36,9 +36,11 @@ def find_metric(name: str) -> Metric:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"unknown metric {name!r}: {hint}known are {', '.join(METRICS)}, and yours as module:name")
     try:
-        return _checked(name, getattr(import_module(module), attribute))
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"metric {name!r} cannot be loaded: {error}; is its folder in PYTHONPATH?") from error
+        found = getattr(import_module(module), attribute)
+    except Exception as error:  # code of others: whatever it raises, the name does not work
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"metric {name!r} cannot be loaded: {problem}; is its folder in PYTHONPATH?") from error
+    return _checked(name, found)
 
 
 def _checked(name: str, found: object) -> Metric:
