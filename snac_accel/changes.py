@@ -16,6 +16,7 @@ HARMLESS = {
     "training.global_batch_size", "training.mixed_precision", "training.matmul_precision", "training.tf32_convolutions",
     "data.num_workers", "data.max_bad_fraction", "data.cache_dir", "data.cache_gigabytes", "data.steps_per_epoch",
     "validation.max_clips", "validation.max_clip_seconds", "validation.num_samples",
+    "validation.metrics", "validation.without_average", "validation.best_metric", "validation.patience", "validation.export_best",
 }  # fmt: skip
 HARMLESS_SECTIONS = {
     "averaging", "checkpoint", "distributed", "guards", "hub", "paths", "performance", "stopping", "tracking",

@@ -7,6 +7,7 @@
         generator.safetensors         weights, under the names of `snac.SNAC`
         discriminator.NAME.safetensors
         average.safetensors           the moving average of the generator's weights, where one is kept
+        average.NUMBER.safetensors    those that are saved now and then, with `averaging.snapshot_steps`
         optimizer.NAME.safetensors    moments; `optimizer.NAME.json` holds the groups
         schedule.NAME.json
         codebook_usage.safetensors    counts and ages of all codes
@@ -32,7 +33,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from . import __version__
-from .averages import NUMBER
+from .averages import NUMBER, WeightAverage
 from .config import TrainingConfig
 from .errors import CheckpointError
 from .export import write_export
@@ -78,7 +79,7 @@ class Snapshot(NamedTuple):
     step: int
     tensors: dict[str, dict[str, Tensor]]
     texts: dict[str, bytes]
-    score: dict[str, Any] | None = None  # what the validation of this step came to: metric, value; smaller is better
+    score: dict[str, Any] | None = None  # what the validation of this step came to: metric, value, better
 
     @property
     def num_bytes(self) -> int:
@@ -97,8 +98,7 @@ def snapshot(state: TrainState) -> Snapshot:
         texts[f"optimizer.{name}.json"] = to_json(saved["param_groups"])
         texts[f"schedule.{name}.json"] = to_json(state.schedules[name].state_dict())
     tensors["codebook_usage.safetensors"] = _copies(state.usage.state_dict())
-    if state.average is not None:
-        tensors[AVERAGE_FILE] = _copies(state.average.state_dict())
+    tensors |= {name: _copies(average.state_dict()) for name, average in _averages(state).items()}
     if state.codebook_method is not None:
         tensors[METHOD_FILE] = _copies(state.codebook_method.state_dict())
     return Snapshot(state.step, tensors, texts)
@@ -181,9 +181,11 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
             _load_optimizer(optimizer, files, name)
             _load_schedule(state.schedules[name], files.json(f"schedule.{name}.json"))
         files.load("codebook_usage.safetensors", state.usage)
-        for name, part in ((AVERAGE_FILE, state.average), (METHOD_FILE, state.codebook_method)):
-            if part is not None:
-                _load_or_start(part, files, name, _modules(state)["generator"])
+        parts: dict[str, Any] = dict(_averages(state))
+        if state.codebook_method is not None:
+            parts[METHOD_FILE] = state.codebook_method
+        for name, part in parts.items():
+            _load_or_start(part, files, name, _modules(state)["generator"])
         state.load_progress(files.json("progress.json"))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
@@ -233,6 +235,26 @@ def fresh_method(manifest: Mapping[str, Any], config: TrainingConfig) -> str | N
     return f"codebook.method = {config.codebook.method} begins with the codebooks of the checkpoint, which knows nothing of it"
 
 
+def _averages(state: TrainState) -> dict[str, WeightAverage]:
+    """The moving averages by the names of their files."""
+    kept = {} if state.average is None else {AVERAGE_FILE: state.average}
+    return kept | {f"average.{number}.safetensors": average for number, average in enumerate(state.snapshot_averages)}
+
+
+def without_average(manifest: Mapping[str, Any], state: TrainState) -> str | None:
+    """What should be said where a checkpoint has no moving average of a run that keeps one now; None: nothing."""
+    missing = [name for name in _averages(state) if name not in manifest["files"]]
+    return f"the checkpoint has no {', '.join(missing)}: the average begins with its weights" if missing else None
+
+
+def read_exported(checkpoint: Path) -> dict[str, Tensor]:
+    """The generator's weights that a run would export from a verified checkpoint: the moving average, where there is one."""
+    files = _Files(checkpoint, frozenset(verify_checkpoint(checkpoint)["files"]))
+    weights = files.tensors(AVERAGE_FILE if AVERAGE_FILE in files.names else "generator.safetensors")
+    weights.pop(NUMBER, None)
+    return weights
+
+
 def _load_schedule(schedule: LRScheduler, saved: dict[str, Any]) -> None:
     """Schedules take over whatever attributes they are given; these are asked for by name."""
     schedule.load_state_dict({name: saved[name] for name in schedule.state_dict()})
@@ -274,8 +296,7 @@ def export_checkpoint(
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise CheckpointError(f"{checkpoint / 'config.json'} should hold the section model of a configuration")
     averaged = AVERAGE_FILE in files.names
-    weights = files.tensors(AVERAGE_FILE if averaged else "generator.safetensors")
-    weights.pop(NUMBER, None)
+    weights = read_exported(checkpoint)
     if license is not None:
         config["hub"] = {**(config.get("hub") or {}), "license": license}
     place = place_of(checkpoint)

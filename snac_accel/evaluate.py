@@ -56,12 +56,12 @@ class Evaluation(NamedTuple):
     audio_seconds: float
     counts: Tensor  # (levels, K) how often each code was chosen
 
-    def scalars(self) -> dict[str, float]:
-        """Everything as `validation/…` and `codebook/…` for logs."""
-        named = {f"validation/{name}": value for name, value in self.metrics.items()}
+    def scalars(self, prefix: str = "validation") -> dict[str, float]:
+        """Everything as `validation/…` for logs."""
+        named = {f"{prefix}/{name}": value for name, value in self.metrics.items()}
         for level, (value, share) in enumerate(zip(self.perplexity, self.share_used, strict=True)):
-            named[f"validation/level_{level}/perplexity"] = value
-            named[f"validation/level_{level}/share_used"] = share
+            named[f"{prefix}/level_{level}/perplexity"] = value
+            named[f"{prefix}/level_{level}/share_used"] = share
         return named
 
 

@@ -13,7 +13,9 @@ from torch.profiler import record_function
 
 from .agreement import on_first_rank
 from .checkpoint import Snapshot, write_snapshot
-from .config import config_hash, to_dict
+from .config import TrainingConfig, config_hash, to_dict
+from .files import writing_problem
+from .post_hoc import save_averages
 from .publishing import publish_saved
 from .pulse import in_phase
 from .retention import Retention
@@ -27,7 +29,7 @@ def open_saver(session: Session) -> Callable[[], None]:
     if not session.accelerator.is_main_process:
         return lambda: _close(session)
     config, options = to_dict(session.config), session.config.checkpoint
-    retention = Retention(options.keep_last, options.keep_every, options.keep_best)
+    retention = Retention(options.keep_last, options.keep_every, num_best(session.config))
     facts: dict[str, Any] = {
         "config_hash": config_hash(session.config),
         "world_size": session.accelerator.num_processes,
@@ -67,9 +69,26 @@ def _report(session: Session, outcome: Outcome) -> None:
     session.tracking.log(times, session.state.step)
 
 
+def num_best(config: TrainingConfig) -> int:
+    """How many of the best checkpoints are kept: one at least, where the best one is exported."""
+    return max(config.checkpoint.keep_best, int(config.validation.exports_best))
+
+
 def is_best(session: Session) -> bool:
     """Whether the step just validated is the best so far and is to be kept for that; the same on every rank."""
-    return session.config.checkpoint.keep_best > 0 and session.state.best.get("step") == session.state.step
+    return num_best(session.config) > 0 and session.state.best.get("step") == session.state.step
+
+
+def save_snapshots(session: Session) -> None:
+    """Write the averages of `averaging.snapshot_steps`, at its steps, on rank 0; a full disk costs them, not the run."""
+    state, options = session.state, session.config.averaging
+    if options.snapshot_steps is None or state.step % options.snapshot_steps or not session.accelerator.is_main_process:
+        return
+    averages = list(zip(options.snapshot_widths, state.snapshot_averages, strict=True))
+    try:
+        save_averages(session.folder.averages, state.step, averages)
+    except OSError as error:
+        session.tracking.say(f"warning: {writing_problem(error, session.folder.averages)}; training goes on")
 
 
 @in_phase("saving")
@@ -105,7 +124,7 @@ def _score(session: Session) -> dict[str, Any] | None:
     """What the validation of this step came to, also where that was before the process began; None if there was none."""
     for score in (session.score, session.state.best):
         if score and score.get("step") == session.state.step:
-            return {"metric": score["metric"], "value": score["value"]}
+            return {name: score[name] for name in ("metric", "value", "better") if name in score}
     return None
 
 

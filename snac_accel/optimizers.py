@@ -44,8 +44,10 @@ def schedule(name: str, optimizer: Optimizer, config: TrainingConfig, groups: Se
     """The schedule of an optimiser: functions of the step alone, one for each of its groups (the generator's: `groups`)."""
     settings, codebook = config.training, config.codebook
 
+    begin = config.turns.start_step if name == "discriminator" else 0  # of its warm-up
+
     def factor(step: int) -> float:
-        return learning_rate_factor(step, settings.lr_decay, settings.warmup_steps)
+        return learning_rate_factor(step, settings.lr_decay, settings.warmup_steps, begin)
 
     def of_group(group: Group) -> Callable[[int], float]:
         def generator_factor(step: int) -> float:
@@ -87,9 +89,9 @@ def advance(schedule: LRScheduler) -> None:
         schedule.step()
 
 
-def learning_rate_factor(step: int, decay: float, warmup_steps: int) -> float:
-    """Exponential decay per step, times a linear warm-up from 1 / warmup_steps to 1."""
-    return decay**step * min(1.0, (step + 1) / max(warmup_steps, 1))
+def learning_rate_factor(step: int, decay: float, warmup_steps: int, begin: int = 0) -> float:
+    """Exponential decay per step, times a linear warm-up from 1 / warmup_steps to 1 over the steps from `begin` on."""
+    return decay**step * min(1.0, (max(step - begin, 0) + 1) / max(warmup_steps, 1))
 
 
 def release_factor(step: int, hold_steps: int, release_steps: int) -> float:

@@ -9,6 +9,7 @@ from .config import to_dict
 from .hub import Publisher
 from .hub.model_jobs import put_checkpoint
 from .session import Session
+from .validating import best_checkpoint, ends_early
 
 QUEUE = "hub"  # in the run's folder
 
@@ -25,7 +26,7 @@ def _close(session: Session) -> None:
     """Wait for what is on its way, if the run is complete; what else there is stays for the next start."""
     if session.publisher is None:
         return
-    complete = session.state.step >= session.config.training.num_iterations
+    complete = session.state.step >= session.config.training.num_iterations or ends_early(session)
     session.pulse.enter("publishing", session.state.step, patient=True)
     session.publisher.close(session.config.hub.wait_seconds if complete and not session.stopped_by else 0.0)
 
@@ -39,7 +40,9 @@ def publish_saved(session: Session, checkpoint: Path, step: int) -> None:
 
 def publish_finished(session: Session) -> None:
     """Have the model pushed with which the run ended, except where only the best ones are."""
-    if session.config.hub.push != "best" and session.saver is not None and (path := session.saver.saved_path) is not None:
+    if session.config.hub.push == "best" or session.saver is None:
+        return
+    if (path := best_checkpoint(session) or session.saver.saved_path) is not None:
         _offer(session, path, session.folder.samples)
 
 

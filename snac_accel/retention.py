@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import CheckpointError
 from .files import TEMPORARY_PREFIX, can_exchange, remove_tree, sync_folder
@@ -50,19 +51,37 @@ def _kept(complete: list[Path], retention: Retention) -> set[Path]:
     keep = set(newest if retention.last is None else newest[-retention.last :])
     if retention.every is not None:
         keep |= {path for path in newest if _place(path).step and _place(path).step % retention.every == 0}
-    scores = {path: score for path in newest if (score := score_of(path)) is not None}
+    scores = _comparable(newest)
     # Of equal ones the older: it was the better for longer.
     return keep | set(sorted(scores, key=lambda path: (scores[path], _place(path)))[: retention.best])
 
 
+def _comparable(paths: list[Path]) -> dict[Path, float]:
+    """The scores, smaller is better, of those paths, oldest first, that were judged by the metric of the last one of them."""
+    judged = {path: (metric, value) for path in paths if (value := score_of(path)) is not None and (metric := _metric(path))}
+    last = next(reversed(judged.values()))[0] if judged else None
+    return {path: value for path, (metric, value) in judged.items() if metric == last}
+
+
 def score_of(path: Path) -> float | None:
-    """What the validation of a checkpoint's step came to; None if there was none."""
+    """What the validation of a checkpoint's step came to, smaller is better; None if there was none."""
+    score = _score(path)
+    value = score.get("value")
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return -float(value) if score.get("better") == "higher" else float(value)
+
+
+def _metric(path: Path) -> str:
+    return str(_score(path).get("metric", "unnamed"))
+
+
+def _score(path: Path) -> Mapping[str, Any]:
     try:
         score = read_manifest(path).get("score")
     except CheckpointError:
-        return None
-    value = score.get("value") if isinstance(score, dict) else None
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+        return {}
+    return score if isinstance(score, dict) else {}
 
 
 def remove_checkpoint(path: Path, in_one_move: bool) -> None:

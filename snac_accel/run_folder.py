@@ -5,6 +5,7 @@ runs/demo-20260101-120000/
     config.json                       the resolved config; runs again with --config
     checkpoints/step_00000600/        see `checkpoint`
     logs/                             metrics.jsonl, bad_samples.jsonl, trackers
+    averages/                         of averaging.snapshot_steps, see `post_hoc`
     samples/                          held-out clips: original, reconstruction, spectrograms
     profile/                          of --profile: a table by part of the step, and the trace
     export/                           the snac folder
@@ -28,6 +29,7 @@ from .stored import MANIFEST, find_checkpoint, list_checkpoints, read_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+AVERAGES = "averages"
 SET_ASIDE = "set_aside"  # beside the checkpoints: those that were newer when the run went back, in a folder for each time
 RUNS = Path("runs")
 LEFTOVERS = {LOCK_FILE, TEMPORARY_PREFIX + CONFIG_FILE}  # of a start that was killed before the folder was a run's
@@ -42,6 +44,11 @@ class RunFolder(NamedTuple):
     resume_from: Path | None
     notes: tuple[str, ...] = ()  # what the user should know about the choice
     changes: tuple[Change, ...] = ()  # of the config, since that checkpoint
+
+    @property
+    def averages(self) -> Path:
+        """Folder of the moving averages that are saved now and then."""
+        return self.root / AVERAGES
 
     @property
     def samples(self) -> Path:

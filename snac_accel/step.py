@@ -1,9 +1,8 @@
 """One optimisation step: a GAN update of generator and discriminators from one global batch.
 
 Each discriminator's output on real and on fake audio is needed three times: for its own loss, for the adversarial loss and for
-feature matching. It is computed once. The gradients that the losses send into the fake audio are gathered on a leaf,
-one discriminator's graph alive at a time, and the generator is back-propagated once at the end. From the same weights this
-gives the update that separate passes give, with seven discriminator forward-equivalents instead of ten.
+feature matching. It is computed once (`gathering`). From the same weights this gives the update that separate passes give, with
+seven discriminator forward-equivalents instead of ten. Who learns in a step is a function of the step (`turns`).
 
 Optimisers and loss scale are driven here, not by Accelerate: its wrappers would scale the leaf's gradient twice and
 adjust the scale once for each optimiser.
@@ -14,59 +13,27 @@ Shapes: B batch, T samples.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import record_function
 
+from .balancer import TERMS, mean_norms, row_norms
 from .codebook import codebooks, count_codes, restart_dead_codes
-from .fast_convolution import input_gradients_only, shared_weights
+from .gathering import StepReport, StepSettings, alone, discriminate, gather_gradients, pull_of, reconstruct
 from .generator import GeneratorOutput, TrainableSNAC
-from .guards import SPIKE, STOP, Guards, Part, Trouble, findings, judge, look_at
-from .losses import DISCRIMINATOR_LOSSES, SPECTRAL_LOSSES, discriminator_loss
+from .guards import OFF, PLACES, SPIKE, STOP, Trouble, findings, judge, look_at
+from .losses import DISCRIMINATOR_LOSSES
 from .optimizers import advance
 from .pace import Span
 from .seeds import derive_seed
 from .state import TrainState
+from .turns import Turn
 
-Scale = Callable[[Tensor], Tensor]  # multiplies by the loss scale; the identity without float16
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What a step needs to know beside the state and the batch."""
-
-    loss_weights: Mapping[str, float]
-    sampling_rate: int
-    max_grad_norm: float | None = None
-    restart_after: float | None = None  # lookups per code; None: no restarts
-    seed: int = 0
-    guards: Guards = field(default_factory=Guards)
-
-
-@dataclass
-class StepReport:
-    """What a step did. Losses are detached scalars on the device, means over the micro-batches of this rank."""
-
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    grad_norms: dict[str, Tensor] = field(default_factory=dict)  # before clipping
-    counts: Tensor | None = None  # (levels, K) codes chosen in this step, over all ranks
-    restarts: Tensor | None = None  # (levels,)
-    skipped: bool = False  # no weight was touched
-    trouble: Trouble | None = None  # why
-    parts: list[Part] = field(default_factory=list)  # the micro-batches one by one, each as this rank saw it
-    forward: Span | None = None  # from the beginning to the end of the first forward pass, in which no rank waits for others
-    ended: float | None = None  # when this rank was done, of `time.perf_counter()`
-
-    def add(self, name: str, value: Tensor, share: float) -> None:
-        """Add a micro-batch's part of the mean."""
-        if self.parts:
-            self.parts[-1].add(name, value.detach())
-        value = value.detach() * share
-        self.losses[name] = self.losses[name] + value if name in self.losses else value
+__all__ = ["StepReport", "StepSettings", "seed_noise", "train_step"]
 
 
 def train_step(
@@ -85,25 +52,29 @@ def train_step(
     if len(batches) != accelerator.gradient_accumulation_steps:
         expected = accelerator.gradient_accumulation_steps
         raise ValueError(f"a step of this accelerator takes {expected} micro-batches, not {len(batches)}")
+    turn = settings.turns.of(state.step) if state.discriminators else Turn()
+    if state.balancer is not None:
+        measure_norms(batches, state, accelerator, settings, turn)
+    generator = state.generator if turn.generator else alone(state.generator)
     report = StepReport(forward=Span(accelerator.device))
     outputs: list[GeneratorOutput] = []
     for index, real in enumerate(batches):
         report.parts.append(look_at(real))
         with accelerator.accumulate(*state.models()):
             seed_noise(settings.seed, state.step, index, accelerator.process_index)
-            with record_function("generator forward"):
-                output = state.generator(real)
+            with record_function("generator forward"), torch.set_grad_enabled(turn.generator):
+                output = generator(real)
             if index == 0 and report.forward is not None:
                 report.forward.end()
-            gather_gradients(real, output, state, settings, report, 1 / len(batches), log_unweighted)
+            gather_gradients(real, output, state, settings, report, 1 / len(batches), log_unweighted, turn)
             outputs.append(output)
-    update(state, accelerator, settings, report)
+    update(state, accelerator, settings, report, turn)
     if report.trouble is not None and report.trouble.policy == STOP:
         return report  # the step has not been: it can be looked into
-    if not report.skipped:
+    if turn.generator and not report.skipped:
         follow_codebooks(outputs, state, accelerator, settings, report)
-        if state.average is not None:
-            state.average.update(accelerator.unwrap_model(state.generator, keep_fp32_wrapper=True))
+        for average in state.averages():
+            average.update(accelerator.unwrap_model(state.generator, keep_fp32_wrapper=True))
     state.step += 1
     state.position += accelerator.num_processes * sum(len(real) for real in batches)
     report.ended = time.perf_counter()
@@ -115,121 +86,56 @@ def seed_noise(seed: int, step: int, micro_batch: int, rank: int) -> None:
     torch.manual_seed(derive_seed(seed, "noise", step, micro_batch, rank))
 
 
-def gather_gradients(
-    real: Tensor,
-    output: GeneratorOutput,
-    state: TrainState,
-    settings: StepSettings,
-    report: StepReport,
-    share: float,
-    log_unweighted: bool,
+def measure_norms(
+    batches: Sequence[Tensor], state: TrainState, accelerator: Accelerator, settings: StepSettings, turn: Turn
 ) -> None:
-    """Back-propagate all losses of one micro-batch, `share` of its step, into the parameters of all networks.
-
-    With float16 every loss is multiplied by the loss scale where it enters its graph. So the gradient on the leaf bears it
-    already when it goes on into the generator, and it is applied once on every way.
-    """
-    scale = state.scaler.scale
-    leaf = output.audio.detach().requires_grad_()
-    gradient = torch.zeros_like(leaf)
-    for name, discriminator in state.discriminators.items():
-        with record_function(f"discriminator {name}"):
-            gradient += _discriminate(name, discriminator, real, leaf, scale, settings, report, share)
-    gradient += _reconstruct(real, leaf, scale, settings, report, share, log_unweighted)
-    quantizer_loss = leaf.new_zeros(())
-    for name in ("commitment", "codebook"):
-        value = getattr(output, name)
-        report.add(name, value, share)
-        quantizer_loss = quantizer_loss + settings.loss_weights.get(name, 0.0) * value
-    with record_function("generator backward"):
-        # d/dθ of ⟨fake, gradient⟩ is the chain rule's product of the gathered gradient with d fake / dθ.
-        (((output.audio * gradient).sum() + scale(quantizer_loss)) * share).backward()
-
-
-def _discriminate(
-    name: str,
-    discriminator: nn.Module,
-    real: Tensor,
-    leaf: Tensor,
-    scale: Scale,
-    settings: StepSettings,
-    report: StepReport,
-    share: float,
-) -> Tensor:
-    """Back-propagate the discriminator's loss into its parameters; return the gradient of its verdict on `leaf`."""
-    with shared_weights():
-        on_real, on_fake = discriminator(real), discriminator(leaf)
-    terms = {term: loss(on_real, on_fake) for term, loss in DISCRIMINATOR_LOSSES.items()}
-    for term, value in terms.items():
-        report.add(term, value, share)
-    with input_gradients_only():
-        gradient = _gradient(terms, leaf, scale, settings.loss_weights, retain_graph=True)
-    loss = discriminator_loss(on_real[0], on_fake[0])
-    report.add(f"discriminator/{name}", loss, share)
-    (scale(loss) * share).backward(inputs=list(discriminator.parameters()))
-    return gradient
-
-
-@record_function("spectral losses")
-def _reconstruct(
-    real: Tensor,
-    leaf: Tensor,
-    scale: Scale,
-    settings: StepSettings,
-    report: StepReport,
-    share: float,
-    log_unweighted: bool,
-) -> Tensor:
-    """The gradient of the weighted spectral losses on `leaf`, term by term, so that one graph lives at a time."""
-    gradient = torch.zeros_like(leaf)
-    for name, loss in SPECTRAL_LOSSES.items():
-        weighted = settings.loss_weights.get(name, 0.0) > 0
-        if not (weighted or log_unweighted):
-            continue
-        with torch.set_grad_enabled(weighted):
-            value = loss(real, leaf, sampling_rate=settings.sampling_rate)
-        report.add(name, value, share)
-        if weighted:
-            gradient += _gradient({name: value}, leaf, scale, settings.loss_weights)
-    return gradient
-
-
-def _gradient(
-    terms: Mapping[str, Tensor],
-    leaf: Tensor,
-    scale: Scale,
-    weights: Mapping[str, float],
-    retain_graph: bool = False,
-) -> Tensor:
-    """The gradient of the scaled, weighted sum of `terms` on `leaf`; zero where no weight is above 0."""
-    weighted = [weights[name] * value for name, value in terms.items() if weights.get(name, 0.0) > 0]
-    if not weighted:
-        return torch.zeros_like(leaf)
-    return torch.autograd.grad(scale(torch.stack(weighted).sum()), leaf, retain_graph=retain_graph)[0]
+    """Give the balancer the norms of this step's gradients, where it lacks one, in a pass that trains nothing; collective."""
+    assert state.balancer is not None
+    asked = {name for name, weight in settings.weights(turn).items() if weight > 0 and name in TERMS}
+    if not turn.judged or not state.discriminators:
+        asked -= set(DISCRIMINATOR_LOSSES)
+    if not turn.generator or state.balancer.knows(asked):
+        return
+    sums: Tensor | None = None
+    listening = turn._replace(discriminators=False)
+    for index, real in enumerate(batches):
+        seed_noise(settings.seed, state.step, index, accelerator.process_index)
+        with torch.no_grad():
+            audio = alone(state.generator)(real).audio
+        pull, unread = pull_of(audio, state, settings, turn), StepReport()
+        if turn.judged:
+            for name, discriminator in state.discriminators.items():
+                discriminate(name, alone(discriminator), real, pull, unread, 1.0, listening)
+        reconstruct(real, pull, settings.sampling_rate, unread, 1.0, log_unweighted=False)
+        norms = row_norms(pull.gradients, state.scaler.get_scale())
+        sums = norms if sums is None else sums + norms
+    state.balancer.observe(mean_norms(accelerator.reduce(sums, reduction="sum").tolist()))
 
 
 @record_function("optimizers")
-def update(state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport) -> None:
-    """Take the loss scale out of the gradients, clip, step, schedule: both optimisers together, or neither; collective."""
-    for optimizer in state.optimizers.values():
-        state.scaler.unscale_(optimizer)
-    groups = {"generator": [state.generator], "discriminator": list(state.discriminators.values())}
-    for name, modules in groups.items():
-        gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
-        report.grad_norms[name] = torch.nn.utils.get_total_norm(gradients)
+def update(
+    state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport, turn: Turn | None = None
+) -> None:
+    """Take the loss scale out of the gradients, clip, step, schedule: all sides whose turn it is, or none; collective."""
+    turn = turn or Turn()
+    sides = {"generator": [state.generator], "discriminator": list(state.discriminators.values())}
+    learning = [name for name in state.optimizers if (turn.generator if name == "generator" else turn.discriminators)]
+    for name in learning:
+        state.scaler.unscale_(state.optimizers[name])
+        parameters = [parameter for module in sides[name] for parameter in module.parameters()]
+        report.grad_norms[name] = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if settings.max_grad_norm is not None:
-            parameters = [p for module in modules for p in module.parameters()]
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, report.grad_norms[name])
-    report.trouble = find_trouble(state, accelerator, settings, report)
+    report.trouble = find_trouble(state, accelerator, settings, report, turn)
     report.skipped = report.trouble is not None
     if report.trouble is not None and report.trouble.policy == STOP:
         for optimizer in state.optimizers.values():
             optimizer.zero_grad()
         return
-    if state.codebook_method is not None and not report.skipped:
+    if state.codebook_method is not None and "generator" in learning and not report.skipped:
         state.codebook_method.take_gradients(_unwrapped(state, accelerator), state.optimizers["generator"])
     for name, optimizer in state.optimizers.items():
-        if not report.skipped:
+        if name in learning and not report.skipped:
             optimizer.step()
         optimizer.zero_grad()
         advance(state.schedules[name])
@@ -239,13 +145,26 @@ def update(state: TrainState, accelerator: Accelerator, settings: StepSettings, 
 
 
 def find_trouble(
-    state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport
+    state: TrainState, accelerator: Accelerator, settings: StepSettings, report: StepReport, turn: Turn | None = None
 ) -> Trouble | None:
-    """What is wrong with the step on any rank, the same on all; collective."""
-    own = findings(report.parts, settings.loss_weights, list(report.grad_norms.values()))
+    """What is wrong with the step on any rank, the same on all; collective. The balancer's norms travel with it."""
+    turn = turn or Turn()
+    weights = settings.weights(turn)
+    nothing = torch.zeros((), device=accelerator.device)
+    norms = [report.grad_norms.get(name, nothing) for name in ("generator", "discriminator")]
+    own = findings(report.parts, weights, norms)
+    if report.norms is not None:
+        own = torch.cat([own.to(report.norms.dtype), report.norms])
     sums = accelerator.reduce(own, reduction="sum").tolist()
+    sums, gathered = sums[: len(PLACES) + 1], sums[len(PLACES) + 1 :]
+    guards = settings.guards if turn.generator else replace(settings.guards, spikes=OFF)  # else its loss lacks terms
+    if settings.turns.changes_at(state.step):
+        state.recent_losses.clear()
     scaled = state.scaler.is_enabled()
-    return judge(sums, accelerator.num_processes, state.recent_losses, settings.guards, scaled=scaled)
+    trouble = judge(sums, accelerator.num_processes, state.recent_losses, guards, scaled=scaled)
+    if trouble is None and state.balancer is not None and gathered:
+        state.balancer.observe(mean_norms(gathered))
+    return trouble
 
 
 @record_function("codebooks")
@@ -264,6 +183,7 @@ def follow_codebooks(
     if state.codebook_method is not None:
         state.codebook_method.follow(generator, outputs, report.counts, lambda sums: accelerator.reduce(sums, reduction="sum"))
     if settings.restart_after is not None:
+        dead = state.usage.dead(settings.restart_after)
         report.restarts = restart_dead_codes(
             generator,
             state.usage,
@@ -278,6 +198,9 @@ def follow_codebooks(
             averages=None if state.average is None else codebooks(state.average.tensors),
             method=state.codebook_method,
         )
+        for average in state.snapshot_averages:
+            for rows, mean, weight in zip(dead, codebooks(average.tensors), codebooks(generator.state_dict()), strict=True):
+                mean[rows] = weight[rows]
 
 
 def _unwrapped(state: TrainState, accelerator: Accelerator) -> TrainableSNAC:

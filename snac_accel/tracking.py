@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,9 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from .evaluate import SamplePair, safe_stem, spectrogram_figure
-from .files import writing_problem
 from .line_log import LineLog
 from .run_folder import METRICS_FILE
+from .trackers import Picture, Sound, Trackers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,7 @@ class Tracking:
         *,
         config: Mapping[str, Any],
         name: str,
+        run: str | None = None,
         start: int,
         total: int,
         progress_bar: bool,
@@ -46,12 +47,13 @@ class Tracking:
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
         self.log_dir = log_dir
-        accelerator.project_configuration.logging_dir = str(log_dir)
-        accelerator.init_trackers(name, config=flatten(config))
         self.file = LineLog(log_dir / METRICS_FILE, self.say) if self.main else None
         if self.file is not None:
             self.file.open()  # an unwritable folder ends the run here, not in the middle
-        self._tracker_failed = False
+        names = [str(tracker) for tracker in accelerator.log_with]
+        self.trackers = None
+        if self.main:
+            self.trackers = Trackers(names, log_dir, project=name, run=run or name, config=flatten(config), say=self.say)
         self._hook = threading.excepthook
         threading.excepthook = self._quiet
         shown = self.main and progress_bar
@@ -65,7 +67,8 @@ class Tracking:
             return
         line = {"step": step, "unix_time": round(time.time(), 3), **{k: plain(v) for k, v in values.items()}}
         self.file.write(json.dumps(line))
-        self._to_trackers(lambda: self.accelerator.log(dict(values), step=step))
+        if self.trackers is not None and not self.file.failing:  # a full disk would cost each tracker as well
+            self.trackers.log(values, step)
 
     def advance(self) -> None:
         """Move the bar by one step."""
@@ -87,56 +90,24 @@ class Tracking:
 
     def samples(self, pairs: Sequence[SamplePair], sampling_rate: int, step: int) -> None:
         """Audio and spectrogram pictures of fixed clips, in the trackers that take them."""
-        self._to_trackers(lambda: self._write_samples(pairs, sampling_rate, step))
+        sounds, pictures = [], []
+        for pair in pairs:
+            name = f"samples/{safe_stem(pair.name)}"
+            sounds.append(Sound(f"{name}/original", pair.real.clamp(-1, 1), sampling_rate))
+            sounds.append(Sound(f"{name}/reconstruction", pair.fake.clamp(-1, 1), sampling_rate))
+            pictures.append(Picture(name, spectrogram_figure(pair, sampling_rate)))
+        self._media(sounds, pictures, step)
 
     def picture(self, name: str, figure: Figure, step: int) -> None:
-        """A picture, in the trackers that take them."""
-        self._to_trackers(lambda: self._write_picture(name, figure, step))
+        """A picture by its path, such as `codebook/use`, in the trackers that take them."""
+        self._media([], [Picture(name, figure)], step)
 
-    def _write_picture(self, name: str, figure: Figure, step: int) -> None:
-        if (writer := self._tensorboard()) is not None:
-            writer.add_figure(name, figure, step)
-
-    def _write_samples(self, pairs: Sequence[SamplePair], sampling_rate: int, step: int) -> None:
-        writer = self._tensorboard()
-        if writer is None:
-            return
-        for pair in pairs:
-            stem = safe_stem(pair.name)
-            writer.add_audio(f"samples/{stem}/original", pair.real, step, sample_rate=sampling_rate)
-            writer.add_audio(
-                f"samples/{stem}/reconstruction", pair.fake.clamp(-1, 1), step, sample_rate=sampling_rate
-            )
-            writer.add_figure(f"samples/{stem}", spectrogram_figure(pair, sampling_rate), step)
-        writer.flush()
-
-    def _tensorboard(self) -> Any:
-        if not self.main or "tensorboard" not in {tracker.name for tracker in self.accelerator.trackers}:
-            return None
-        return self.accelerator.get_tracker("tensorboard", unwrap=True)
-
-    def _to_trackers(self, write: Callable[[], None]) -> None:
-        """Hand something to the trackers; a full disk costs what they would have written, not the run."""
-        if self.file is None or self.file.failing:
-            return
-        try:
-            if self._tracker_failed:
-                self._begin_anew()
-            write()
-            self._tracker_failed = False
-        except OSError as error:
-            if not self._tracker_failed:
-                self.say(f"warning: trackers: {writing_problem(error, self.log_dir)}; training goes on")
-            self._tracker_failed = True
-
-    def _begin_anew(self) -> None:
-        """Let TensorBoard open another file: after an error its writer never writes again."""
-        writer = self._tensorboard()
-        if writer is not None:
-            writer.file_writer = writer.all_writers = None
+    def _media(self, sounds: Sequence[Sound], pictures: Sequence[Picture], step: int) -> None:
+        if self.trackers is not None and self.file is not None and not self.file.failing:
+            self.trackers.media(sounds, pictures, step)
 
     def _quiet(self, arguments: threading.ExceptHookArgs) -> None:
-        """Keep pages of stack from the terminal when TensorBoard's thread meets a full disk: `_to_trackers` says it."""
+        """Keep pages of stack from the terminal when TensorBoard's thread meets a full disk: `Trackers` says it."""
         if not (type(arguments.thread).__name__ == "_AsyncWriterThread" and issubclass(arguments.exc_type, OSError)):
             self._hook(arguments)
 
@@ -145,12 +116,9 @@ class Tracking:
         self.bar.close()
         if self.file is not None:
             self.file.close()
-        try:
-            self.accelerator.end_training()
-        except OSError as error:
-            if not self._tracker_failed:
-                self.say(f"warning: trackers: {writing_problem(error, self.log_dir)}")
-            self.accelerator.state.destroy_process_group()
+        if self.trackers is not None:
+            self.trackers.close()
+        self.accelerator.end_training()
         threading.excepthook = self._hook
 
 

@@ -24,12 +24,14 @@ from torch.profiler import record_function
 from .accounts import SourceAccounts
 from .activations import checkpoint_activations
 from .agreement import check_data, check_settings, lost_processes, on_every_rank, on_first_rank
-from .averages import WeightAverage
+from .averages import WeightAverage, exponential, power
+from .balancer import Balancer
 from .changes import alters_optimizers
-from .checkpoint import fresh_method, load_checkpoint, save_checkpoint
+from .checkpoint import fresh_method, load_checkpoint, save_checkpoint, without_average
 from .codebook import METHODS, CodebookUsage, codebook_method
 from .compiling import check_compiler, compile_networks
 from .config import TrainingConfig, to_dict, validate
+from .config.running import AveragingSettings
 from .dataset import AudioDataset, Batch, Mixture, ValidationClips, make_loader
 from .dataset.loader import BatchLoader
 from .discriminators import DISCRIMINATORS
@@ -37,7 +39,7 @@ from .doctor import quick_check
 from .errors import ConfigError
 from .files import writing_problem
 from .generator import TrainableSNAC, freeze, zero_encoding_biases
-from .keeping import is_best, open_saver, save, save_now
+from .keeping import is_best, open_saver, save, save_now, save_snapshots
 from .launching import accumulation_steps, create_accelerator, release
 from .meter import StepMeter, count_step
 from .optimizers import renew_optimizers, setup_optimizers
@@ -67,7 +69,8 @@ from .step import StepSettings, train_step
 from .stopping import STOP_FILE, Stopping, find_deadline
 from .stopwatch import Stopwatch
 from .tracking import Tracking
-from .validating import finish, validate_model
+from .turns import Turns
+from .validating import check_metrics, ends_early, finish, validate_model
 
 __all__ = ["main", "save_checkpoint", "setup_dataset", "setup_models", "setup_optimizers", "train_step"]
 
@@ -149,7 +152,9 @@ def fit(session: Session) -> int:
         session.start.end("validation")
     if session.stopped_by or agree_to_stop(session):
         return interrupted(session)
-    if state.step == 0 and guards_of(session.config).roll_back:
+    if ends_early(session):
+        return complete(session)
+    if state.step == 0 and (guards_of(session.config).roll_back or is_best(session)):
         save(session)
     pulse.enter("data", state.step, patient=not session.training.indexed)  # a stream may be read for hours until there
     items = session.profiler().follow(timed(step_batches(session)), lambda: state.step)
@@ -174,6 +179,9 @@ def fit(session: Session) -> int:
             return interrupted(session)
         if state.step % settings.save_interval == 0 or is_best(session):
             save(session)
+        save_snapshots(session)
+        if ends_early(session):
+            break
         pulse.enter("data", state.step)
     return complete(session)
 
@@ -192,9 +200,20 @@ def complete(session: Session) -> int:
     if session.stopped_by:
         return interrupted(session)
     save_now(session)
+    if ends_early(session):
+        session.tracking.say(early_end(session))
     finish(session)
     publish_finished(session)
     return 0
+
+
+def early_end(session: Session) -> str:
+    """Why a run ends before its last step."""
+    state, metric = session.state, session.config.validation.best_metric
+    return (
+        f"the run ends at step {state.step}: the last {state.validations_since_best} validations were no better in {metric} than "
+        f"that of step {state.best.get('step')}, {state.best.get('value', math.nan):.4g} (validation.patience)"
+    )
 
 
 def interrupted(session: Session) -> int:
@@ -266,6 +285,7 @@ def step_settings(config: TrainingConfig, step: int = 0) -> StepSettings:
         restart_after=config.codebook.restart_after if config.codebook.restart and not held else None,
         seed=config.training.seed,
         guards=guards_of(config),
+        turns=turns_of(config),
     )
 
 
@@ -276,6 +296,11 @@ def loss_weights(config: TrainingConfig) -> dict[str, float]:
     return weights if method is None or method.uses_codebook_loss else {**weights, "codebook": 0.0}
 
 
+def turns_of(config: TrainingConfig) -> Turns:
+    """Whose turn it is in each step."""
+    return Turns(generator_wait_steps=config.training.generator_wait_steps, **config.turns.model_dump())
+
+
 def setup_session(
     config: TrainingConfig, accelerator: Accelerator, folder: RunFolder, start: Stopwatch, pulse: Pulse
 ) -> Session:
@@ -283,6 +308,7 @@ def setup_session(
     settings = config.training
     accumulation = accumulation_steps(config, accelerator.num_processes)
     accelerator.gradient_accumulation_steps = accumulation
+    on_every_rank(accelerator, lambda: check_metrics(config))
     training, validation = on_every_rank(accelerator, lambda: setup_dataset(config))
     check_data(accelerator, lambda: data_facts(training, validation))
     start.end("data")
@@ -361,7 +387,8 @@ def resume(
     if alters_optimizers(folder.changes):
         renew_optimizers(state.optimizers, state.schedules, config)
     promise = data_promise(manifest, config, accelerator.num_processes, global_batch_size)
-    return [promise, changed_data(manifest, training), fresh_method(manifest, config)]
+    notes = [fresh_method(manifest, config), without_average(manifest, state)]
+    return [promise, changed_data(manifest, training), *notes]
 
 
 def open_folder(folder: RunFolder, config: TrainingConfig) -> str | None:
@@ -384,6 +411,7 @@ def open_tracking(config: TrainingConfig, accelerator: Accelerator, folder: RunF
             folder.logs,
             config=to_dict(config),
             name=config.paths.run_name,
+            run=folder.root.resolve().name,
             start=step,
             total=config.training.num_iterations,
             progress_bar=config.tracking.progress_bar,
@@ -462,8 +490,20 @@ def setup_state(
         usage,
         accelerator.scaler or GradScaler(enabled=False),
     )
-    if (decay := config.averaging.decay) is not None:  # only now all ranks have the weights of rank 0
-        state.average = WeightAverage(accelerator.unwrap_model(state.generator), decay)
+    if config.balancer.enabled:
+        state.balancer = Balancer(config.balancer.total_norm, config.balancer.decay)
+    setup_averages(state, config.averaging, accelerator.unwrap_model(state.generator))
     codebook = config.codebook
     state.codebook_method = codebook_method(codebook.method, accelerator.unwrap_model(state.generator), decay=codebook.decay)
     return state
+
+
+def setup_averages(state: TrainState, options: AveragingSettings, generator: TrainableSNAC) -> None:
+    """Begin the moving averages: only once all ranks have the weights of rank 0."""
+    if options.method == "power":
+        state.average = WeightAverage(generator, power(options.relative_width))
+    elif options.method == "exponential":
+        assert options.decay is not None
+        state.average = WeightAverage(generator, exponential(options.decay))
+    if options.snapshot_steps is not None:
+        state.snapshot_averages = [WeightAverage(generator, power(width)) for width in options.snapshot_widths]

@@ -39,6 +39,7 @@ FLOORS = {
     4: [
         "activations",
         "averages",
+        "balancer",
         "compiling",
         "costs",
         "export",
@@ -48,6 +49,7 @@ FLOORS = {
         "state",
         "tensor_files",
         "training_pack",
+        "turns",
         "weight_names",
     ],
     5: [
@@ -55,9 +57,11 @@ FLOORS = {
         "changes",
         "checkpoint",
         "evaluate",
+        "gathering",
         "listening",
         "meter",
         "optimizers",
+        "post_hoc",
         "profiling",
         "rates",
         "report",
@@ -69,6 +73,7 @@ FLOORS = {
         "saving",
         "step",
         "traces",
+        "trackers",
         "tracking",
     ],
     6: [

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from test_step import batch
 from torch import Tensor
 
-from snac_accel import step as step_module
+from snac_accel import gathering
 from snac_accel.guards import (
     NOT_FINITE,
     PLACES,
@@ -143,12 +143,12 @@ def test_no_weight_changes_whatever_is_not_finite(
     if where == "input":
         parts[1][0, 0, 3] = NAN
     elif where == "generator loss":  # the value alone: its gradient is finite
-        real = step_module.SPECTRAL_LOSSES["multi_scale_mel"]
-        spoiled = {**step_module.SPECTRAL_LOSSES, "multi_scale_mel": lambda *a, **o: real(*a, **o) + math.inf}
-        monkeypatch.setattr(step_module, "SPECTRAL_LOSSES", spoiled)
+        real = gathering.SPECTRAL_LOSSES["multi_scale_mel"]
+        spoiled = {**gathering.SPECTRAL_LOSSES, "multi_scale_mel": lambda *a, **o: real(*a, **o) + math.inf}
+        monkeypatch.setattr(gathering, "SPECTRAL_LOSSES", spoiled)
     elif where == "discriminator loss":
-        real_loss = step_module.discriminator_loss
-        monkeypatch.setattr(step_module, "discriminator_loss", lambda *a: real_loss(*a) + math.inf)
+        real_loss = gathering.discriminator_loss
+        monkeypatch.setattr(gathering, "discriminator_loss", lambda *a: real_loss(*a) + math.inf)
     else:
         next(state.generator.parameters()).register_hook(lambda gradient: gradient * NAN)
     report = train_step(parts, state, accelerator, guarded(non_finite=policy))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from snac_accel import cli
+from snac_accel.cli.averaging import average_parser
 from snac_accel.cli.doctor import doctor_parser
 from snac_accel.cli.evaluation import compare_parser, evaluate_parser
 from snac_accel.cli.flags import config_parser, read_config
@@ -39,7 +40,8 @@ FENCE = re.compile(
 
 USE = {"encode": encode_parser, "decode": decode_parser, "reconstruct": reconstruct_parser}
 PUBLISH = {"export": export_parser, "publish": publish_parser}
-PLAIN = {"runs": runs_parser, "watch": watch_parser, **USE, **PUBLISH}  # of commands without a configuration
+LOOK = {"runs": runs_parser, "watch": watch_parser, "average": average_parser}
+PLAIN = {**LOOK, **USE, **PUBLISH}  # of commands without a configuration
 PARSERS = {  # of commands with flags of their own
     "doctor": doctor_parser,
     "prepare": prepare_parser,

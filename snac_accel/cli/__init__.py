@@ -116,4 +116,7 @@ COMMANDS = {
         "Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`.",
     ),
     "publish": Command("publishing", "publish", "Push a model to the Hugging Face Hub, with its card."),
+    "average": Command(
+        "averaging", "average", "Export another moving average of a run that had averaging.snapshot_steps."
+    ),
 }

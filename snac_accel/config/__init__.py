@@ -29,8 +29,8 @@ from .sections import (
     PathSettings,
     TrackingSettings,
     TrainingSettings,
-    ValidationSettings,
 )
+from .validation import ValidationSettings
 
 __all__ = [
     "DATASET_CONFIGS",

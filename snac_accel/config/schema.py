@@ -26,8 +26,9 @@ from .sections import (
     PerformanceSettings,
     TrackingSettings,
     TrainingSettings,
-    ValidationSettings,
 )
+from .turns import BalancerSettings, TurnSettings
+from .validation import ValidationSettings
 
 _ROUNDING_WORTH_SAYING = 0.001  # seconds
 # Samples: the longest window of the spectral losses is 2048, and they reflect half of it at the ends.
@@ -48,6 +49,12 @@ class TrainingConfig(Section):
         default=DiscriminatorSettings(), description="null switches one off."
     )
     losses: LossSettings = Field(default=LossSettings(), description="Weight of each loss; 0: logged only.")
+    turns: TurnSettings = Field(
+        default=TurnSettings(), description="When the discriminators begin, pause, and who learns how often."
+    )
+    balancer: BalancerSettings = Field(
+        default=BalancerSettings(), description="The losses weighed by their gradients (EnCodec)."
+    )
     optimizer: OptimizerSettings = Field(
         default=OptimizerSettings(), description="AdamW, for generator and discriminators."
     )
@@ -100,6 +107,7 @@ class TrainingConfig(Section):
     def _check(self) -> TrainingConfig:
         self._check_validation()
         self._check_losses()
+        self._check_turns()
         self._check_segment()
         self._check_profile()
         self._check_allowed()
@@ -169,6 +177,22 @@ class TrainingConfig(Section):
                 setting = "split" if held_out.split is not None else "dataset_path"
                 problem = "is what is trained on; should be another split or source, or null for a held-out share"
                 raise inconsistent(f"validation.{setting}", getattr(held_out, setting), problem)
+
+    def _check_turns(self) -> None:
+        if self.turns != TurnSettings() and not self.discriminators.chosen:
+            problem = "should be left out when all discriminators are null"
+            raise inconsistent("turns.start_step", self.turns.start_step, problem)
+        wait = self.training.generator_wait_steps
+        if wait and self.turns.start_step:
+            raise inconsistent("turns.start_step", self.turns.start_step, "should be 0 with training.generator_wait_steps")
+        for first, end in self.turns.pauses:
+            if first < wait:
+                problem = f"should begin at {wait} or later: until then the discriminators alone learn"
+                raise inconsistent("turns.pauses", [first, end], problem)
+        others = ("multi_scale_mel", "mel", "stft")
+        if self.turns.start_step and not any(getattr(self.losses, name) for name in others):
+            problem = f"should be 0 unless one of losses.{', losses.'.join(others)} is above 0: nothing would train the generator"
+            raise inconsistent("turns.start_step", self.turns.start_step, problem)
 
     def _check_losses(self) -> None:
         if not self.discriminators.chosen:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .fields import AnyNumber, Count, CountOrZero, Name, Pair, Section, Share, Weight, inconsistent
+from .fields import AnyNumber, Count, CountOrZero, Name, Pair, Section, Weight, inconsistent
 from .finetuning import FineTuningSettings
 
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -61,33 +61,6 @@ class TrainingSettings(FineTuningSettings):
             problem = "should be left out: it is derived from training.global_batch_size"
             raise inconsistent("gradient_accumulation_steps", self.gradient_accumulation_steps, problem)
         return self
-
-
-class ValidationSettings(Section):
-    """The held-out clips: a split, a second source, or a share of the training source."""
-
-    enabled: bool = Field(default=True, description="Validate at all.")
-    dataset_path: Name | None = Field(default=None, description="A second source to validate on.")
-    configuration: Name | None = Field(
-        default=None, description="Configuration of what is validated on; null: as in data."
-    )
-    split: Name | None = Field(default=None, description="Another split to validate on.")
-    fraction: Share = Field(
-        default=0.02, description="Share held out when neither split nor dataset_path is given."
-    )
-    by: Literal["clip", "speaker"] = Field(
-        default="clip", description="What the share is chosen by: hash of clip or speaker."
-    )
-    max_clips: Count = Field(default=64, description="Clips per validation.")
-    max_clip_seconds: Annotated[float, Field(gt=0, le=600)] = Field(
-        default=10.0, description="Longest stretch of a clip (s)."
-    )
-    num_samples: CountOrZero = Field(default=4, description="Clips written as audio and pictures.")
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the clips are held out of the training data."""
-        return self.split is None and self.dataset_path is None
 
 
 class LossSettings(Section):

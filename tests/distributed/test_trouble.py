@@ -17,12 +17,12 @@ PLACES = ("input", "generator loss", "discriminator loss", "generator gradient",
 
 def spoiled_run(config: dict[str, Any], spoiled: dict[int, str], spoiled_rank: int) -> dict[str, Any]:
     """On one rank: train; in the named calls of the step something of `spoiled_rank` is not finite."""
-    from snac_accel import step as step_module
+    from snac_accel import gathering
     from snac_accel import train
     from snac_accel.errors import UserError
 
     seen: dict[str, Any] = {"verdicts": [], "digests": [], "error": None}
-    real_step, real_critic, real_losses = train.train_step, step_module.discriminator_loss, step_module.SPECTRAL_LOSSES
+    real_step, real_critic, real_losses = train.train_step, gathering.discriminator_loss, gathering.SPECTRAL_LOSSES
     calls = 0
 
     def step(batches: list[Any], state: Any, accelerator: Any, *arguments: Any, **options: Any) -> Any:
@@ -34,9 +34,9 @@ def spoiled_run(config: dict[str, Any], spoiled: dict[int, str], spoiled_rank: i
             batches[0][1, 0, 5] = float("nan")
         elif place == "generator loss":
             mel = real_losses["multi_scale_mel"]
-            step_module.SPECTRAL_LOSSES = {**real_losses, "multi_scale_mel": lambda *a, **o: mel(*a, **o) + float("inf")}
+            gathering.SPECTRAL_LOSSES = {**real_losses, "multi_scale_mel": lambda *a, **o: mel(*a, **o) + float("inf")}
         elif place == "discriminator loss":
-            step_module.discriminator_loss = lambda *a: real_critic(*a) + float("inf")
+            gathering.discriminator_loss = lambda *a: real_critic(*a) + float("inf")
         elif place is not None:
             module = state.generator if place.startswith("generator") else state.discriminators["mpd"]
             hooks.append(next(module.parameters()).register_hook(lambda gradient: gradient * float("nan")))
@@ -44,7 +44,7 @@ def spoiled_run(config: dict[str, Any], spoiled: dict[int, str], spoiled_rank: i
         try:
             report = real_step(batches, state, accelerator, *arguments, **options)
         finally:
-            step_module.SPECTRAL_LOSSES, step_module.discriminator_loss = real_losses, real_critic
+            gathering.SPECTRAL_LOSSES, gathering.discriminator_loss = real_losses, real_critic
             for hook in hooks:
                 hook.remove()
         verdict = None if report.trouble is None else (report.trouble.places, report.trouble.policy, _weights(state) == before)
