@@ -54,7 +54,7 @@ class Evaluation(NamedTuple):
     share_used: list[float]  # per level, 0 to 1
     num_clips: int
     audio_seconds: float
-    counts: Tensor  # (levels, K) how often each code was chosen
+    counts: list[list[int]]  # per level, how often each of the K codes was chosen
 
     def scalars(self, prefix: str = "validation") -> dict[str, float]:
         """Everything as `validation/…` for logs."""
@@ -104,7 +104,7 @@ def evaluate(
     means = {name: MetricSum(*pair).mean() for name, pair in zip(metrics, pairs, strict=True)}
     used = share_used(counts).tolist()
     return Evaluation(
-        means, perplexity(counts).tolist(), used, int(number), samples / generator.sampling_rate, counts.cpu()
+        means, perplexity(counts).tolist(), used, int(number), samples / generator.sampling_rate, counts.tolist()
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 
+import torch
+
 from .codebook import reachable_codes, usage_figure
 from .config import TrainingConfig
 from .config.codebook import CodebookSettings
@@ -48,13 +50,13 @@ def last_word(session: Session) -> None:
 
 def shares_of_reachable(result: Evaluation) -> dict[int, float]:
     """For each level its perplexity, as a share of the codes that so many lookups would show, were all alike."""
-    reachable = reachable_codes(result.counts).tolist()
+    reachable = reachable_codes(torch.tensor(result.counts)).tolist()
     return {level: value / max(most, 1.0) for level, (value, most) in enumerate(zip(result.perplexity, reachable, strict=True))}
 
 
 def complaint(config: TrainingConfig, result: Evaluation, level: int, what: str) -> str:
     """What is wrong with a level, and what to do."""
-    lookups = int(result.counts[level].sum())
+    lookups = sum(result.counts[level])
     return (
         f"level {level} {what}: perplexity {result.perplexity[level]:.1f} of {config.model.codebook_size} in {lookups} lookups "
         f"on the held-out clips; try {' or '.join(remedies(config.codebook)[:2])}"
@@ -76,7 +78,7 @@ def remedies(settings: CodebookSettings) -> list[str]:
 
 def _draw(session: Session, result: Evaluation) -> None:
     step = session.state.step
-    counts = {"held out": result.counts, "training so far": session.state.usage.counts}
+    counts = {"held out": torch.tensor(result.counts), "training so far": session.state.usage.counts}
     figure = usage_figure(counts, f"use of the codes, step {step}")
     session.tracking.picture("codebooks", figure, step)
     content, path = io.BytesIO(), session.folder.logs / PICTURE

@@ -35,9 +35,9 @@ def usage_figure(counts: Mapping[str, Tensor], title: str) -> Figure:
             axis.plot(torch.linspace(0, 1, size), share, label=f"{name}: perplexity {perplexity(chosen):.0f}")
         axis.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
         axis.set_yscale("symlog", linthresh=0.01)
-        axis.set_ylim(bottom=0)
         axis.set(title=f"level {level}, {size} codes", xlabel="share of the codes, most used first")
         axis.legend(fontsize="small")
     axes[0].set_ylabel("times chosen / equal share")
+    axes[0].set_ylim(bottom=0)  # of all panels, once all lines are there
     figure.suptitle(title)
     return figure
