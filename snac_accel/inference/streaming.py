@@ -23,6 +23,8 @@ from .layouts import FlatLayout
 from .networks import Network
 from .noise import PlacedNoise
 
+SLOW_BELOW = 20480  # numbers: the bound in `use_mkldnn` (aten/src/ATen/native/Convolution.cpp)
+
 
 class Pointwise:
     """A layer whose samples do not know of each other."""
@@ -66,8 +68,26 @@ class Local:
         if seen.shape[-1] <= 2 * self.reach:
             return None
         # The ends are wrong, for the layer takes them for the ends of the clip.
-        output: Tensor = self.module(seen)
+        output: Tensor = _upsample(self.module, seen) if _is_slow(self.module, seen) else self.module(seen)
         return output[..., self.reach * self.factor : -self.reach * self.factor]
+
+
+def _is_slow(module: nn.Module, x: Tensor) -> bool:
+    """Whether torch (2.11) takes its slow way through a transposed convolution: on a CPU, for so few numbers."""
+    return isinstance(module, nn.ConvTranspose1d) and x.device.type == "cpu" and x.numel() <= SLOW_BELOW
+
+
+def _upsample(module: nn.Conv1d | nn.ConvTranspose1d, x: Tensor) -> Tensor:
+    """A transposed convolution whose kernel is two strides long as one matrix product, (1, C, T) -> (1, O, T · stride).
+
+    Each sample gives two strides of output; the second half of one lies under the first half of the next.
+    """
+    stride, weight = module.stride[0], module.weight  # (C, O, 2 · stride)
+    halves = (x[0].T @ weight.flatten(1)).view(-1, weight.shape[1], 2, stride)  # (T, O, half, stride)
+    output = torch.nn.functional.pad(halves[:, :, 0], (0, 0, 0, 0, 0, 1))
+    output[1:] += halves[:, :, 1]
+    samples = output.permute(1, 0, 2).flatten(1)[:, int(module.padding[0]) :][:, : len(halves) * stride]
+    return samples[None] if module.bias is None else samples[None] + module.bias[:, None]
 
 
 class Windows:
