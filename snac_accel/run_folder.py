@@ -7,6 +7,7 @@ runs/demo-20260101-120000/
     logs/                             metrics.jsonl, bad_samples.jsonl, trackers
     averages/                         of averaging.snapshot_steps, see `post_hoc`
     samples/                          held-out clips: original, reconstruction, spectrograms
+    page/                             the same to listen to, with curves: open index.html
     profile/                          of --profile: a table by part of the step, and the trace
     export/                           the snac folder
     .lock                             who runs here; see `locks`
@@ -54,6 +55,11 @@ class RunFolder(NamedTuple):
     def samples(self) -> Path:
         """Folder of audio and pictures."""
         return self.root / "samples"
+
+    @property
+    def page(self) -> Path:
+        """Folder of the listening page."""
+        return self.root / "page"
 
     @property
     def profile(self) -> Path:

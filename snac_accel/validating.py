@@ -30,6 +30,7 @@ from .evaluate import (
     sample_pairs,
     write_samples,
 )
+from .evaluation.run_page import write_run_page
 from .export import check_export, write_export
 from .files import writing_problem
 from .health import last_word, watch_codebooks
@@ -216,6 +217,7 @@ def _finish(session: Session) -> None:
         _export(session, step)
         if session.validation is not None:
             _write_samples(session)
+            write_run_page(session, step)
             session.tracking.say(_results(session, step))
             last_word(session)
 

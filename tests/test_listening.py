@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny import make_generator
 
+from snac_accel.dataset import Clip
 from snac_accel.errors import DataError
+from snac_accel.evaluation.run_page import run_page
 from snac_accel.listening import Page, PageClip, Sound, read_page_clip, write_page
-from snac_accel.listening.curves import MAX_POINTS, curves_of, thin
+from snac_accel.listening.curves import MAX_POINTS, curves_of, read_log, thin
 from snac_accel.listening.writing import STATIC, encode_flac
 
 TEXT = "</script><script>alert(1)</script>\u2028 ü 😀"
@@ -85,3 +88,26 @@ def test_long_curves_are_thinned_by_means() -> None:
     points = [(float(step), float(step % 2)) for step in range(10 * MAX_POINTS)]
     thinned = thin(points)
     assert len(thinned) == MAX_POINTS and {value for _, value in thinned} == {0.5} and thinned[-1][0] == points[-1][0]
+
+
+def test_the_page_of_a_run_holds_its_clips_and_curves(tmp_path: Path, demo_folder: Path) -> None:
+    """The log of a run and a tiny model: table of validations, curves, a clip with tokens of every level."""
+    audio = torch.from_numpy(soundfile.read(sorted((demo_folder / "validation").glob("*.flac"))[0], dtype="float32")[0])
+    (tmp_path / "logs").mkdir()
+    rows = [
+        {"step": step, "validation/mel_distance": value, "validation/level_0/perplexity": 20.0 + step, "train/mel": value}
+        for step, value in ((0, 9.0), (10, 3.0), (20, 4.0))
+    ]
+    lines = [*map(json.dumps, rows), '{"step": 20, "cut sh']
+    (tmp_path / "logs" / "metrics.jsonl").write_text("\n".join(lines))
+    log = read_log(tmp_path / "logs")
+    page = run_page("my run", make_generator(), [Clip("a.wav", audio[None, 8000:16000])], log, step=20, seed=0)
+    assert [[cell[0] for cell in row[:3]] for row in page.tables[0].rows] == [
+        ["first", "0", "9"], ["best by the first metric", "10", "3"], ["last", "20", "4"],
+    ]  # fmt: skip
+    assert {curves.title for curves in page.curves} >= {"Held-out distances", "Held-out perplexity of the codebooks"}
+    (clip,) = page.clips
+    assert [sound.key for sound in clip.sounds] == ["original", "0/3", "0/2", "0/1"] and len(clip.codes[0]) == 3
+    assert clip.values["0/3"]["mel_distance"] is not None
+    write_page(tmp_path / "page", page)
+    assert read_page_clip(tmp_path / "page", 0) == clip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..listening import Page, PageClip, PageModel, Sound, Table
@@ -18,9 +18,13 @@ Cell = tuple[str, float | None]
 
 
 def page_clip(
-    clip: EvaluationClip, models: Sequence[EvaluatedModel], measured: Sequence[Measured], note: str = ""
+    clip: EvaluationClip,
+    models: Sequence[EvaluatedModel],
+    measured: Sequence[Measured],
+    note: str = "",
+    values: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> PageClip:
-    """A clip with what every model made of it; its values are left to be filled in."""
+    """A clip with what every model made of it; `values` by sound and metric, None: they are filled in later."""
     sounds = [
         Sound(ORIGINAL, "original", None, None, True, encode_flac(clip.audio, clip.sampling_rate), clip.sampling_rate)
     ]
@@ -30,7 +34,7 @@ def page_clip(
             sounds.append(_sound(number, model, version, count))
     codes = {number: [level.tolist() for level in found.codes] for number, found in enumerate(measured)}
     seconds = len(clip.audio) / clip.sampling_rate
-    return PageClip(clip.name, clip.source, clip.speaker, seconds, sounds, codes, {}, note)
+    return PageClip(clip.name, clip.source, clip.speaker, seconds, sounds, codes, values or {}, note)
 
 
 def _sound(number: int, model: EvaluatedModel, version: Reconstruction, count: int) -> Sound:

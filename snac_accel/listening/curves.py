@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..plain_json import parse_json
+from ..runs import LOG_FILE
 from .contents import Curves
 
 MAX_POINTS = 400  # of a curve: more than a screen shows
@@ -53,6 +57,18 @@ def curves_of(rows: Iterable[Mapping[str, Any]]) -> list[Curves]:
             logarithmic = panel.is_logarithmic and all(y > 0 for line in found.values() for _, y in line)
             pictures.append(Curves(panel.title, panel.unit, found, logarithmic))
     return pictures
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the log in a run's folder of logs; what cannot be read, such as a line cut short, is passed over."""
+    rows = []
+    with suppress(OSError):
+        for line in (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                row = parse_json(line)
+                if isinstance(row, dict) and isinstance(row.get("step"), int):
+                    rows.append(row)
+    return rows
 
 
 def _kept(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
