@@ -107,3 +107,34 @@ def test_cells_train_are_measured_and_kept(
     assert "there already" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="trained again"):
         cells.run_cells({"plain": {"losses": {"mel": 1.0}}}, [0], budget, split, tmp_path / "work", base)
+
+
+def test_a_run_that_collapsed_in_silence_is_told_from_one_that_said_so(
+    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What runs leave is written here, by learning rate: healthy, collapsed with its warning, collapsed without, diverged."""
+    import stability
+
+    def leave(folder: Path) -> None:
+        factor = float(folder.name.rpartition("_")[2])
+        end, perplexity = (20.0 if factor == 4 else 3.0), (3.0 if factor in (0.5, 2) else 100.0)
+        rows = [{"step": step, "validation/mel_distance": mel, "train/skipped_updates": 0} for step, mel in [(0, 10.0), (8, end)]]
+        for row in rows:
+            row |= {f"validation/level_{level}/perplexity": perplexity for level in range(2)}
+        logs = folder / "run" / "logs"
+        logs.mkdir(parents=True)
+        (logs / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        said = [f"warning: at the end level {level} uses less than a quarter" for level in range(2)] if factor == 0.5 else []
+        (folder / "output.txt").write_text("\n".join(said))
+
+    monkeypatch.setattr(stability, "train", leave)
+    flags = ["--seeds", "1", "--factors", "0.5", "2", "4", "--steps", "8", "--work", str(tmp_path / "work")]
+    monkeypatch.setattr("sys.argv", ["stability.py", *flags, "--output", str(tmp_path / "table.md")])
+    assert stability.main() == 1
+    table = (tmp_path / "table.md").read_text()
+    ends = [[cell.strip() for cell in line.split("|")[-3:-1]] for line in table.splitlines() if line.startswith("| 0 ")]
+    low = "low: level 0, 1"
+    assert ends == [["yes", "well"], ["yes", f"{low}, warned"], ["yes", f"{low}, NOT SAID"], ["NO", "well"]]
+    assert "</svg>" in (tmp_path / "table.svg").read_text()
+    monkeypatch.setattr("sys.argv", ["stability.py", "--seeds", "1", "--factors", "0.5", "--steps", "8", *flags[-2:]])
+    assert stability.main() == 0 and "there already" in capsys.readouterr().out
