@@ -126,3 +126,29 @@ def test_batches_of_several_lengths(models: tuple[SNAC, Network], long_clip: Ten
     assert [len(samples) for samples in audio] == lengths
     for samples, codes in zip(audio, together, strict=True):
         assert difference(decode(network, [codes], chunk_seconds=1.0)[0], samples) < 1e-5
+
+
+def test_memory_does_not_grow_with_the_clip() -> None:
+    """No more is read, encoded or decoded at a time of a clip that is eight times as long."""
+    _, network = make_models(tiny.MODEL)
+    largest = []
+    for seconds in (2, 16):
+        seen = [0]
+        hooks = [
+            part.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].numel()))  # type: ignore[misc]
+            for part in (network.model.encoder, network.model.decoder)
+        ]
+        codec = Codec(network, chunk_seconds=0.2, batch_size=2)
+
+        def read(first: int, count: int, seen: list[int] = seen) -> Tensor:
+            seen.append(count)
+            return torch.zeros(count)
+
+        ((_, codes),) = codec.encode([Clip(seconds * 16_000, read)])
+        assert isinstance(codes, Codes)
+        ((_, pieces),) = codec.decode([codes])
+        assert sum(map(len, pieces)) == seconds * 16_000
+        largest.append((max(seen), len(seen)))
+        for hook in hooks:
+            hook.remove()
+    assert largest[0][0] == largest[1][0] < 2 * 16_000 and largest[1][1] > 4 * largest[0][1]
