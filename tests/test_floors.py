@@ -85,6 +85,7 @@ FLOORS = {
         "inference",
         "keeping",
         "launching",
+        "onnx_models",
         "prepare",
         "publishing",
         "rollback",

@@ -22,7 +22,7 @@ from snac_accel.cli.doctor import doctor_parser
 from snac_accel.cli.evaluation import compare_parser, evaluate_parser
 from snac_accel.cli.flags import config_parser, read_config
 from snac_accel.cli.prepare import prepare_parser
-from snac_accel.cli.publishing import export_parser, publish_parser
+from snac_accel.cli.publishing import export_onnx_parser, export_parser, publish_parser
 from snac_accel.cli.runs import runs_parser, watch_parser
 from snac_accel.cli.tokenize import tokenize_parser
 from snac_accel.cli.use import decode_parser, encode_parser, reconstruct_parser
@@ -39,7 +39,7 @@ FENCE = re.compile(
 
 
 USE = {"encode": encode_parser, "decode": decode_parser, "reconstruct": reconstruct_parser}
-PUBLISH = {"export": export_parser, "publish": publish_parser}
+PUBLISH = {"export": export_parser, "export-onnx": export_onnx_parser, "publish": publish_parser}
 LOOK = {"runs": runs_parser, "watch": watch_parser, "average": average_parser}
 PLAIN = {**LOOK, **USE, **PUBLISH}  # of commands without a configuration
 PARSERS = {  # of commands with flags of their own

@@ -115,6 +115,7 @@ COMMANDS = {
         "export",
         "Write the snac folder of a run or a checkpoint, for `snac.SNAC.from_pretrained`.",
     ),
+    "export-onnx": Command("publishing", "export_onnx", "Write encoder and decoder of a model as ONNX."),
     "publish": Command("publishing", "publish", "Push a model to the Hugging Face Hub, with its card."),
     "average": Command(
         "averaging", "average", "Export another moving average of a run that had averaging.snapshot_steps."

@@ -1,4 +1,4 @@
-"""`snac-accel export` and `snac-accel publish`."""
+"""`snac-accel export`, `export-onnx` and `publish`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,31 @@ def export(arguments: Sequence[str]) -> int:
     from ..checkpoint import export_checkpoint  # loads torch
 
     print(f"exported {export_checkpoint(Path(flags.source), Path(flags.folder), extra=flags.extra)} to {flags.folder}")
+    return EXIT_OK
+
+
+def export_onnx_parser() -> ConfigParser:
+    """The flags of `export-onnx`."""
+    parser = ConfigParser(
+        prog="snac-accel export-onnx",
+        description="Write encoder and decoder of a model as ONNX, compared with torch on speech that comes with the package.",
+    )
+    parser.add_argument("source", metavar="MODEL", help="an export, a run, a checkpoint, or a repository of the Hub")
+    parser.add_argument("folder", metavar="DIR", help="folder to write; must not exist yet")
+    return parser
+
+
+def export_onnx(arguments: Sequence[str]) -> int:
+    """Write encoder and decoder of a model as ONNX."""
+    flags = export_onnx_parser().parse_known(arguments)
+    from ..onnx_models import export_onnx as write  # loads torch
+    from ..onnx_models import shipped_speech
+
+    compared = write(flags.source, Path(flags.folder), shipped_speech)
+    print(
+        f"exported {flags.source} to {flags.folder}; against torch: {compared.equal_codes:.3%} of the codes are equal, "
+        f"audio differs by {compared.audio_error:.0e} at most"
+    )
     return EXIT_OK
 
 
