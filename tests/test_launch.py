@@ -58,7 +58,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_accelerate_launch_trains_saves_resumes_and_exports(launched: Path) -> None:
     assert sorted(losses(launched / "run")) == [1, 2, 3, 4]
     stock = SNAC.from_pretrained(str(launched / "run" / "export"))
-    saved = load_file(launched / "run/checkpoints/step_00000004/generator.safetensors")
+    saved = load_file(launched / "run/checkpoints/step_00000004/average.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in stock.state_dict().items())
 
 
