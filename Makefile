@@ -7,7 +7,7 @@ demo: $(READY)  ## train a small SNAC on the shipped speech; a few minutes on tw
 	$(BIN)/accelerate launch launch/train.py --preset demo
 
 test: $(READY) lint  ## linter, types and tests, three files at a time
-	$(BIN)/pytest --numprocesses 3 --dist loadgroup
+	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
 lint: $(READY)  ## linter and types
 	$(BIN)/flake8

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import soundfile
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor
 
+from .errors import ConfigError
 from .files import writing_problem
 
 if TYPE_CHECKING:
@@ -110,6 +111,14 @@ class Trackers:
         """Let each write what it still has."""
         self._each(lambda name, tracker: tracker.finish())
         self.open = {}
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise ConfigError, one line, for a tracker whose package is not installed: Accelerate would leave it out in silence."""
+    installed = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in installed:
+            raise ConfigError(f"tracking.trackers: {name} is not installed here: pip install {name}, or leave it out")
 
 
 def run_id(folder: Path) -> str:

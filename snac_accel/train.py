@@ -68,6 +68,7 @@ from .state import TrainState
 from .step import StepSettings, train_step
 from .stopping import STOP_FILE, Stopping, find_deadline
 from .stopwatch import Stopwatch
+from .trackers import check_trackers
 from .tracking import Tracking
 from .turns import Turns
 from .validating import check_metrics, ends_early, finish, validate_model
@@ -309,6 +310,7 @@ def setup_session(
     accumulation = accumulation_steps(config, accelerator.num_processes)
     accelerator.gradient_accumulation_steps = accumulation
     on_every_rank(accelerator, lambda: check_metrics(config))
+    on_first_rank(accelerator, lambda: check_trackers(config.tracking.trackers))
     training, validation = on_every_rank(accelerator, lambda: setup_dataset(config))
     check_data(accelerator, lambda: data_facts(training, validation))
     start.end("data")

@@ -20,14 +20,6 @@ os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="snac_accel_t
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes (-n), a file's tests stay in one, and so do all that need the one SLURM."""
-    for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def demo_folder() -> Path:
     """The demo's audio folder: splits train/ and validation/, 16 kHz mono speech with metadata.csv."""

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from snac_accel import checkpoint, stored
-from snac_accel.averages import WeightAverage
+from snac_accel.averages import WeightAverage, exponential
 from snac_accel.checkpoint import (
     export_checkpoint,
     list_checkpoints,
@@ -337,7 +337,7 @@ def test_a_damaged_checkpoint_is_not_exported(state: TrainState, tmp_path: Path)
 def test_a_snapshot_shares_nothing_with_what_is_trained(
     trained: TrainState, accelerator: Accelerator, batches: list[Tensor], tmp_path: Path
 ) -> None:
-    trained.average = WeightAverage(trained.generator, 0.9)
+    trained.average = WeightAverage(trained.generator, exponential(0.9))
     before = snapshot(trained)
     taken = checkpoint.snapshot(trained)
     advance(trained, accelerator, batches[3:])
@@ -352,11 +352,11 @@ def test_a_snapshot_shares_nothing_with_what_is_trained(
 def test_the_average_is_saved_loaded_and_exported(
     trained: TrainState, accelerator: Accelerator, batches: list[Tensor], tmp_path: Path
 ) -> None:
-    trained.average = WeightAverage(trained.generator, 0.5)
+    trained.average = WeightAverage(trained.generator, exponential(0.5))
     advance(trained, accelerator, batches[3:])
     path = save(tmp_path, trained)
     fresh = make_state(accelerator, seed=7)
-    fresh.average = WeightAverage(fresh.generator, 0.5)
+    fresh.average = WeightAverage(fresh.generator, exponential(0.5))
     load_checkpoint(path, fresh)
     saved, loaded = trained.average.state_dict(), fresh.average.state_dict()
     assert all(torch.equal(saved[name], loaded[name]) for name in saved) and saved.keys() == loaded.keys()
@@ -370,7 +370,7 @@ def test_the_average_is_saved_loaded_and_exported(
 def test_an_average_may_begin_or_end_with_a_checkpoint(trained: TrainState, accelerator: Accelerator, tmp_path: Path) -> None:
     without = save(tmp_path / "without", trained)
     fresh = make_state(accelerator, seed=7)
-    fresh.average = WeightAverage(fresh.generator, 0.5)
+    fresh.average = WeightAverage(fresh.generator, exponential(0.5))
     load_checkpoint(without, fresh)
     weights = trained.generator.state_dict()
     assert all(torch.equal(fresh.average.tensors[name], weights[name]) for name in weights)

@@ -125,7 +125,7 @@ def test_the_last_save_is_worth_an_error(small_disk: Path, monkeypatch: pytest.M
 def test_an_export_without_room_says_how_to_make_it_later(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = small_disk / "run"
     write = validating.write_export
-    monkeypatch.setattr(validating, "write_export", lambda *arguments: (fill(small_disk), write(*arguments))[1])
+    monkeypatch.setattr(validating, "write_export", lambda *arguments, **card: (fill(small_disk), write(*arguments, **card))[1])
     with pytest.raises(CheckpointError) as error:
         main(tiny_config(run, training={**LONG, "num_iterations": 2}))
     message = one_line(error)

@@ -283,7 +283,8 @@ def test_quick_check_says_what_the_doctor_says(make_folder: MakeFolder, demo_fol
     found = quick_check(*_training(config))
     assert {finding.code for finding in found} == codes(diagnose(config), "warning", "error") >= {"clipping"}
     assert all("\n" not in str(finding) for finding in found)
-    assert quick_check(AudioDataset(folder, RATE, segment_samples=8192), config) == found
+    again = quick_check(AudioDataset(folder, RATE, segment_samples=8192), config)
+    assert {finding.code for finding in again} == {finding.code for finding in found}  # it takes as many clips as it has time for
 
 
 def test_fates_of_windows() -> None:

@@ -275,3 +275,15 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "wrong" / "config.json").write_text(json.dumps({**MODEL, "vq_strides": [3, 2]}))
     with pytest.raises((CheckpointError, ConfigError), match="vq_strides"):
         open_model(str(tmp_path / "wrong"))
+
+
+def test_a_diverged_model_is_refused(tmp_path: Path, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Means over the clips that it still can do would hide it."""
+    weights = make_generator(0).state_dict()
+    weights["decoder.model.0.bias"] = torch.full_like(weights["decoder.model.0.bias"], math.nan)
+    diverged = write_export(tmp_path / "diverged", MODEL, weights)
+    words = [str(diverged), "--dataset_path", str(clips), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *words, *METRICS]) == 2
+    said = capsys.readouterr().err
+    assert "diverged makes audio that is not finite" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -18,8 +18,9 @@ import pytest
 import torch
 from test_train import tiny_config
 
+from snac_accel.errors import ConfigError
 from snac_accel.evaluate import SamplePair, spectrogram_figure
-from snac_accel.trackers import MOST_FAILURES, Picture, Sound, Trackers, run_id
+from snac_accel.trackers import MOST_FAILURES, Picture, Sound, Trackers, check_trackers, run_id
 from snac_accel.train import main
 
 SAMPLES = SamplePair("clip", torch.linspace(-0.5, 0.5, 4000), torch.linspace(0.5, -0.5, 4000))
@@ -99,6 +100,13 @@ def test_one_that_cannot_be_opened_is_left_out(
     assert make("tensorboard").open == {}
     (line,) = said
     assert "tensorboard cannot be opened, training goes on without it: ZeroDivisionError division by zero" in line
+
+
+def test_one_that_is_not_installed_is_refused_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snac_accel.trackers.get_available_trackers", lambda: ["tensorboard"])
+    check_trackers(["tensorboard"])
+    with pytest.raises(ConfigError, match=r"tracking.trackers: wandb is not installed here: pip install wandb"):
+        check_trackers(["tensorboard", "wandb"])
 
 
 def test_a_run_goes_on_without_its_tracker(

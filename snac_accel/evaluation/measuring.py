@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..audio import resample
+from ..errors import CheckpointError
 from ..evaluate import evaluation_mode
 from ..generator import TrainableSNAC
 from ..metrics import find_metric
@@ -52,7 +53,8 @@ def measure_clip(
     """Encode a clip, decode it from one level, two, …, and compare; its level is left as it is.
 
     The original is brought to the model's rate; that is what the model's output is compared with. `of_levels`: those of the
-    metrics that are measured on less than all levels (None: all).
+    metrics that are measured on less than all levels (None: all). Raises CheckpointError if what is decoded is not finite: means
+    over the other clips would hide it.
     """
     generator = model.generator
     device = next(generator.parameters()).device
@@ -67,6 +69,10 @@ def measure_clip(
         versions = [
             _decode(generator, codes, number, real, clip.name, metrics if number == count else some, seed) for number in numbers
         ]
+    if not all(bool(torch.isfinite(version.audio).all()) for version in versions):
+        raise CheckpointError(
+            f"{model.label} makes audio that is not finite of {clip.name}: its training has diverged; give an earlier checkpoint"
+        )
     return Measured([level[0].cpu() for level in codes], versions, encoded - started)
 
 

@@ -164,5 +164,5 @@ def test_what_was_validated_best_is_remembered(tmp_path: Path) -> None:
     values = {row["step"]: row["validation/mel_distance"] for row in logged(tmp_path / "run") if "validation/mel_distance" in row}
     progress = json.loads((list_checkpoints(tmp_path / "run" / "checkpoints")[-1] / "progress.json").read_text())
     best = min(values, key=lambda step: values[step])
-    assert progress["best"] == {"metric": "mel_distance", "value": values[best], "step": best}
+    assert progress["best"] == {"metric": "mel_distance", "value": values[best], "step": best, "better": "lower"}
     assert progress["validated_at"] == 4 and sorted(values) == [0, 2, 4]
