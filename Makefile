@@ -6,8 +6,8 @@ READY := .venv/ready
 demo: $(READY)  ## train a small SNAC on the shipped speech; a few minutes on two cores
 	$(BIN)/accelerate launch launch/train.py --preset demo
 
-test: $(READY) lint  ## linter, types and tests, three files at a time
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+test: $(READY) lint  ## linter, types and tests, two files at a time
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)  ## linter and types
 	$(BIN)/flake8

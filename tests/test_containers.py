@@ -20,7 +20,7 @@ SCRIPT = "launch/train.py"
 TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", SCRIPT]
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 # For everything, from the signal to the last process; as many times longer as more programs want to run than there are cores.
-SECONDS_TO_END = 10 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+SECONDS_TO_END = 25.0  # of the 30 that Kubernetes gives; on a machine that runs other tests beside
 
 
 def permitted() -> bool:
